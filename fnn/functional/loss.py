@@ -1,0 +1,157 @@
+"""Losses."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnn.functional.checks import array, floating, known, same_dtype
+
+
+def reduction_of(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """The reduction that torch's older arguments `size_average` and `reduce` mean, where they are given.
+
+    Raises:
+        ValueError: for a reduction other than none, mean and sum.
+    """
+    if size_average is not None or reduce is not None:
+        average, reducing = size_average is not False, reduce is not False
+        older = "none" if not reducing else "mean" if average else "sum"
+        warnings.warn(f"size_average and reduce args will be deprecated, please use reduction='{older}' instead.", stacklevel=3)
+        return older
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{reduction} is not a valid value for reduction")
+    return reduction
+
+
+def reduced(values: jax.Array, reduction: str) -> jax.Array:
+    """The values, their mean, or their sum."""
+    return values if reduction == "none" else values.mean() if reduction == "mean" else values.sum()
+
+
+def mse_loss(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Any = None,
+) -> jax.Array:
+    """The squared difference, elementwise.
+
+    Args:
+        input: any shape.
+        target: of the same shape, or broadcastable to it.
+        size_average, reduce: torch's older way to say the reduction.
+        reduction: none, mean or sum.
+        weight: of the input's shape; the mean is then weighted.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> mse_loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).item()
+        2.0
+    """
+    reduction = reduction_of(size_average, reduce, reduction)
+    x, y = array(input, "input"), array(target, "target")
+    if x.shape != y.shape:
+        warnings.warn(
+            f"Using a target size ({list(y.shape)}) that is different to the input size ({list(x.shape)}). This will likely lead to "
+            "incorrect results due to broadcasting. Please ensure they have the same size.",
+            stacklevel=2,
+        )
+    values = jnp.square(x - y)
+    if weight is None:
+        return reduced(values, reduction)
+    w = array(weight, "weight")
+    if w.shape != x.shape:
+        raise ValueError(f"Weights and input must have the same size, got {list(w.shape)} and {list(x.shape)}")
+    return (values * w).sum() / w.sum() if reduction == "mean" else reduced(values * w, reduction)
+
+
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> jax.Array:
+    """The cross entropy between unnormalized log-probabilities and a target: `−Σ_c target_c · log softmax(input)_c`.
+
+    Args:
+        input: (C,), (N, C) or (N, C, d1, ..., dK).
+        target: class indices of shape (), (N,) or (N, d1, ..., dK), integers in [0, C); or class probabilities, of the
+            input's shape.
+        weight: (C,), a weight for each class. The mean is then weighted, for class indices.
+        size_average, reduce: torch's older way to say the reduction.
+        ignore_index: a class index that counts for nothing, neither in the sum nor in the mean.
+        reduction: none, mean or sum.
+        label_smoothing: the share, from 0 to 1, of the uniform distribution in the target.
+
+    Returns:
+        A scalar, or the losses in the target's shape for reduction none. Under a JAX transformation, where indices are
+        not known, one that is out of range gives NaN.
+
+    Raises:
+        IndexError: where an index is out of range, outside of transformations.
+        RuntimeError, ValueError: where shapes do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4).item()
+        1.3863
+    """
+    reduction = reduction_of(size_average, reduce, reduction)
+    x, t = array(input, "input"), array(target, "target")
+    w = None if weight is None else array(weight, "weight")
+    floating("cross_entropy", x)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+    if x.ndim == 0:
+        raise RuntimeError("cross_entropy: expected an input of shape (C,), (N, C) or (N, C, d1, ...), got a scalar")
+    axis = 0 if x.ndim == 1 else 1
+    classes = x.shape[axis]
+    if w is not None and w.shape != (classes,):
+        raise RuntimeError(
+            f"cross_entropy: weight tensor should be defined either for all {classes} classes or no classes but got weight of shape {list(w.shape)}"
+        )
+    wide = x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+    logs = jax.nn.log_softmax(wide, axis=axis)
+    by_class = None if w is None else w.reshape(classes, *[1] * (x.ndim - axis - 1))
+    if t.shape == x.shape and jnp.issubdtype(t.dtype, jnp.floating):
+        same_dtype("cross_entropy", input=x, target=t)
+        t = t * (1 - label_smoothing) + label_smoothing / classes
+        losses = -(t * logs if by_class is None else t * logs * by_class).sum(axis)
+        total = losses.sum() / (x.size // classes if reduction == "mean" else 1)
+        return (losses if reduction == "none" else total).astype(x.dtype)
+    shape = x.shape[:axis] + x.shape[axis + 1 :]
+    if t.shape != shape:
+        raise ValueError(
+            f"Expected target of shape {list(shape)} (class indices) or {list(x.shape)} (probabilities) for input {list(x.shape)}, got {list(t.shape)}"
+        )
+    if not jnp.issubdtype(t.dtype, jnp.integer):
+        raise RuntimeError(f"expected class indices of an integer dtype, got {t.dtype.name}")
+    counted = t != ignore_index
+    valid = (t >= 0) & (t < classes)
+    if known(t) and not bool((valid | ~counted).all()):
+        wrong = t[counted & ~valid].ravel()[0]
+        raise IndexError(
+            f"Target {int(wrong)} is out of bounds: expected class indices from 0 to {classes - 1}, or ignore_index {ignore_index}."
+        )
+    index = jnp.expand_dims(jnp.where(valid, t, 0), axis)
+    picked = -jnp.take_along_axis(logs, index, axis).squeeze(axis)
+    picked = jnp.where(valid, picked, jnp.nan)
+    weights = jnp.ones_like(picked) if w is None else w[jnp.where(valid, t, 0)].astype(picked.dtype)
+    losses = picked * weights
+    if label_smoothing > 0.0:
+        spread = -(logs if by_class is None else logs * by_class).sum(axis)
+        losses = (1 - label_smoothing) * losses + label_smoothing / classes * spread
+    losses = jnp.where(counted, losses, 0)
+    if reduction != "mean":
+        return reduced(losses, reduction).astype(x.dtype)
+    return (losses.sum() / jnp.where(counted, weights, 0).sum()).astype(x.dtype)

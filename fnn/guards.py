@@ -1,0 +1,390 @@
+"""Guards: what a compiled function noticed of the objects that its trace looked at, and whether that still holds.
+
+The trace of a function has the modes, hyperparameters and structure of its modules in it. A `Recorder` takes a snapshot
+of every object that the trace meets; `Guards.hold` compares later. Scalars count by value, lists, tuples, dicts and
+sets by content, parameters and buffers by identity and `requires_grad`, and everything else by identity.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fnn import scope as _scope
+from fnn.scope import Cell
+
+_ABSENT: Any = object()
+_SCALARS = (type(None), bool, int, float, complex, str, bytes)
+
+
+class Registry(dict[str, Any]):
+    """A dict whose every change is noted, so that guards need not compare it at each call."""
+
+    __slots__ = ()
+
+
+def _noting(name: str) -> Callable[..., Any]:
+    method = getattr(dict, name)
+
+    def noting(self: Registry, *args: Any, **kwargs: Any) -> Any:
+        result = method(self, *args, **kwargs)
+        _scope.changed()
+        return result
+
+    noting.__name__ = name
+    return noting
+
+
+for _name in ("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update"):
+    setattr(Registry, _name, _noting(_name))
+
+
+class Stateful:
+    """An object that holds cells and is passed by reference: a Module or an Optimizer.
+
+    Setting or deleting an attribute is noted for guards; a traced value stays in the scope that it belongs to.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        traced = holds_tracer(value)
+        scope = _scope.current()
+        if scope is not None:
+            scope.set_attribute(self, name, value, traced)
+        elif traced:
+            raise _scope.StateError(
+                f"a traced value was assigned to {type(self).__name__}.{name} inside a JAX transformation, which it cannot leave. "
+                "Transform with fnn.jit or fnn.value_and_grad, or return the value."
+            )
+        if not traced:
+            object.__setattr__(self, name, value)
+            _scope.forget_lost(self, name)
+        _scope.changed()
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        _scope.changed()
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for names that normal lookup does not find."""
+        scope = _scope.current()
+        if scope is not None:
+            try:
+                return scope.attribute(self, name)
+            except AttributeError:
+                for recorder in scope.recorders:
+                    recorder.see_absent(self, name)
+        if _scope.was_lost(self, name):
+            raise AttributeError(
+                f"{type(self).__name__}.{name} was set to a traced value inside a transformation that has ended, so it has no value "
+                f"here. Return it from forward, or take it as a result with fnn.capture(module, [{name!r}])."
+            )
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells of the object, those of a module's descendants included; each is noted for guards."""
+        raise NotImplementedError
+
+
+def holds_tracer(value: Any) -> bool:
+    """Whether a value is traced, or a list, tuple or dict with a traced value in it."""
+    if isinstance(value, (list, tuple)):
+        return any(map(holds_tracer, value))
+    if isinstance(value, dict):
+        return any(map(holds_tracer, value.values()))
+    return _scope.is_tracer(value)
+
+
+def touch(thing: Stateful) -> None:
+    """Notes, for the functions being compiled, that their traces look at an object."""
+    scope = _scope.current()
+    if scope is not None:
+        for recorder in scope.recorders:
+            recorder.see(thing)
+
+
+class _Reference:
+    """Matches one object by identity, without keeping it alive where that can be had."""
+
+    __slots__ = ("ref",)
+
+    def __init__(self, thing: Any):
+        try:
+            self.ref: Any = weakref.ref(thing)
+        except TypeError:
+            self.ref = lambda: thing
+
+    def matches(self, thing: Any) -> bool:
+        return self.ref() is thing
+
+
+class _Cell(_Reference):
+    """Matches one parameter or buffer, and whether it requires a gradient."""
+
+    __slots__ = ("requires_grad",)
+
+    def __init__(self, cell: Cell):
+        super().__init__(cell)
+        self.requires_grad = getattr(cell, "requires_grad", False)
+
+    def matches(self, thing: Any) -> bool:
+        return self.ref() is thing and getattr(thing, "requires_grad", False) == self.requires_grad
+
+
+class _Scalar:
+    """Matches a value and its type."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def matches(self, thing: Any) -> bool:
+        value = self.value
+        return thing is value or (type(thing) is type(value) and (thing == value or (thing != thing and value != value)))
+
+
+class _Sequence:
+    """Matches a list or tuple by content."""
+
+    __slots__ = ("items", "kind")
+
+    def __init__(self, things: Any, above: tuple[int, ...]):
+        self.kind = type(things)
+        self.items = [_look(thing, above) for thing in things]
+
+    def matches(self, things: Any) -> bool:
+        return (
+            type(things) is self.kind
+            and len(things) == len(self.items)
+            and all(item.matches(thing) for item, thing in zip(self.items, things, strict=True))
+        )
+
+
+class _Mapping:
+    """Matches a dict by content, in order."""
+
+    __slots__ = ("items", "kind")
+
+    def __init__(self, things: Any, above: tuple[int, ...]):
+        self.kind = type(things)
+        self.items = [(key, _look(thing, above)) for key, thing in things.items()]
+
+    def matches(self, things: Any) -> bool:
+        if type(things) is not self.kind or len(things) != len(self.items):
+            return False
+        return all(
+            key == name and item.matches(thing) for (name, item), (key, thing) in zip(self.items, things.items(), strict=True)
+        )
+
+
+class _Set:
+    """Matches a set by content."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, things: Any):
+        self.value = frozenset(things)
+
+    def matches(self, things: Any) -> bool:
+        return isinstance(things, (set, frozenset)) and things == self.value
+
+
+def _look(thing: Any, above: tuple[int, ...] = ()) -> Any:
+    kind = type(thing)
+    if kind in _SCALARS:
+        return _Scalar(thing)
+    if isinstance(thing, Cell):
+        return _Cell(thing)
+    if isinstance(thing, (list, tuple, dict)) and id(thing) not in above:
+        return (_Mapping if isinstance(thing, dict) else _Sequence)(thing, (*above, id(thing)))
+    if kind in (set, frozenset):
+        return _Set(thing)
+    return _Reference(thing)
+
+
+def _mutable(thing: Any) -> bool:
+    """Whether a value can change without an attribute being set."""
+    if isinstance(thing, tuple):
+        return any(map(_mutable, thing))
+    return isinstance(thing, (list, dict, set)) and type(thing) is not Registry
+
+
+class _Guard:
+    """The snapshot of one object's attributes."""
+
+    __slots__ = ("absent", "attributes", "mutable", "ref")
+
+    def __init__(self, thing: Stateful):
+        self.ref = weakref.ref(thing)
+        self.attributes = {name: _look(value) for name, value in vars(thing).items()}
+        self.mutable = [name for name, value in vars(thing).items() if _mutable(value)]
+        self.absent: set[str] = set()
+
+    def ignore(self, name: str) -> None:
+        self.attributes.pop(name, None)
+        self.absent.discard(name)
+        if name in self.mutable:
+            self.mutable.remove(name)
+
+    def difference(self) -> str | None:
+        """The first attribute that has changed, or None."""
+        thing = self.ref()
+        if thing is None:
+            return "an object that no longer exists"
+        now = vars(thing)
+        for name, item in self.attributes.items():
+            if not item.matches(now.get(name, _ABSENT)):
+                return f"{type(thing).__name__}.{name.lstrip('_')}"
+        for name in self.absent:
+            if name in now or any(name in now.get(registry, ()) for registry in ("_parameters", "_buffers", "_modules")):
+                return f"{type(thing).__name__}.{name}"
+        return None
+
+    def mutable_hold(self) -> bool:
+        thing = self.ref()
+        if thing is None:
+            return False
+        now = vars(thing)
+        return all(self.attributes[name].matches(now.get(name, _ABSENT)) for name in self.mutable)
+
+
+class Recorder:
+    """Takes the snapshots while a function is traced."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, tuple[Stateful, _Guard]] = {}
+        self.assigned: set[tuple[int, str]] = set()  # what the traced code itself assigns is not guarded
+
+    def see(self, thing: Stateful) -> _Guard:
+        if id(thing) not in self.seen:
+            guard = _Guard(thing)
+            for owner, name in self.assigned:
+                if owner == id(thing):
+                    guard.ignore(name)
+            self.seen[id(thing)] = (thing, guard)
+        return self.seen[id(thing)][1]
+
+    def see_absent(self, thing: Stateful, name: str) -> None:
+        self.see(thing).absent.add(name)
+
+    def guards(self) -> list[_Guard]:
+        for thing_id, name in self.assigned:
+            if thing_id in self.seen:
+                self.seen[thing_id][1].ignore(name)
+        self.assigned = {(thing_id, name) for thing_id, name in self.assigned if thing_id in self.seen}
+        return [guard for _, guard in self.seen.values()]
+
+
+class Captures:
+    """The modules and optimizers that a function reaches through its closure, its globals or its instance.
+
+    A trace holds the objects that these names stood for; a name that stands for another one later means another trace.
+    """
+
+    def __init__(self, function: Any):
+        self.things: list[Stateful] = []
+        self._names: list[tuple[Callable[[], Any], Any]] = []
+        self._visit(function, set())
+
+    def _visit(self, function: Any, seen: set[int]) -> None:
+        if isinstance(function, Stateful):
+            return self._note(lambda: function, function, seen)
+        if isinstance(function, functools.partial):
+            for part in (function.func, *function.args, *function.keywords.values()):
+                self._note(lambda part=part: part, part, seen)
+            return None
+        function = getattr(function, "__wrapped__", function)
+        if isinstance(function, types.MethodType):
+            owner = function.__self__
+            self._note(lambda: owner, owner, seen)
+            function = function.__func__
+        if not isinstance(function, types.FunctionType) or id(function) in seen:
+            return None
+        seen.add(id(function))
+        for cell in function.__closure__ or ():
+            try:
+                self._note(lambda cell=cell: cell.cell_contents, cell.cell_contents, seen)
+            except ValueError:
+                pass  # a name that is not assigned yet
+        space = function.__globals__
+        for name in _names(function.__code__):
+            if name in space:
+                value = space[name]
+                if not isinstance(value, types.FunctionType) or value.__globals__ is space:
+                    self._note(lambda name=name: space.get(name), value, seen)
+        return None
+
+    def _note(self, lookup: Callable[[], Any], value: Any, seen: set[int]) -> None:
+        if isinstance(value, Stateful):
+            self.things.append(value)
+            self._names.append((lookup, weakref.ref(value)))
+        elif isinstance(value, (types.FunctionType, types.MethodType, functools.partial)) or hasattr(value, "__wrapped__"):
+            self._visit(value, seen)
+        elif id(value) not in seen:  # a list or dict of modules, or an object with modules as attributes
+            if isinstance(value, (list, tuple)):
+                things: Any = enumerate(value)
+            elif isinstance(value, dict):
+                things = value.items()
+            elif isinstance(value, (type, types.ModuleType)) or not hasattr(value, "__dict__"):
+                return
+            else:
+                lookup, things = (lambda lookup=lookup: vars(lookup())), vars(value).items()
+            seen.add(id(value))
+            for key, thing in things:
+                if isinstance(thing, Stateful):
+                    self._note(lambda key=key: lookup()[key], thing, seen)
+
+    def release(self) -> None:
+        """Lets go of the objects, which are needed only for the first trace."""
+        self.things = []
+
+    def hold(self) -> bool:
+        """Whether every name still stands for the same object."""
+        try:
+            return all(lookup() is ref() for lookup, ref in self._names)
+        except (LookupError, TypeError, ValueError):
+            return False
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+class Guards:
+    """What one compiled function rests on."""
+
+    def __init__(self, recorder: Recorder, epoch: int, earlier: Guards | None = None):
+        self.guards = recorder.guards() + (earlier.guards if earlier else [])
+        self.assigned = recorder.assigned | (earlier.assigned if earlier else set())
+        self._epoch = epoch
+        self._mutable = [guard for guard in self.guards if guard.mutable]
+
+    def hold(self) -> bool:
+        """Whether nothing that counts has changed since the trace."""
+        if self._epoch == _scope.epoch:
+            return not self._mutable or all(guard.mutable_hold() for guard in self._mutable)
+        epoch = _scope.epoch
+        if self.difference() is not None:
+            return False
+        self._epoch = epoch
+        return True
+
+    def difference(self) -> str | None:
+        """The first thing that has changed, or None."""
+        return next(filter(None, (guard.difference() for guard in self.guards)), None)
+
+    def report(self, scope: _scope.Scope | None) -> None:
+        """Tells the functions being compiled around this one what they rest on, too."""
+        if scope is not None:
+            for recorder in scope.recorders:
+                for guard in self.guards:
+                    thing = guard.ref()
+                    if thing is not None:
+                        recorder.see(thing).absent.update(guard.absent)
+                recorder.assigned |= self.assigned

@@ -1,0 +1,8 @@
+"""The stateful face, `torch.nn`."""
+
+from fnn.nn import functional, init, modules, parameter
+from fnn.nn.modules import *  # noqa: F403
+from fnn.nn.modules import __all__ as _layers
+from fnn.nn.parameter import Buffer, Parameter
+
+__all__ = [*_layers, "Buffer", "Parameter", "functional", "init", "modules", "parameter"]

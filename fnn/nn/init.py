@@ -1,0 +1,204 @@
+"""Initial values of parameters, as `torch.nn.init`.
+
+Every distribution comes in two forms: a pure initialiser `f(key, shape, dtype)`, such as `uniform(a, b)`, and torch's
+in-place function, such as `uniform_(parameter, a, b)`, which makes it the parameter's initialiser. The value is drawn
+when it is first looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnn.nn.parameter import Handle, Initializer
+from fnn.random import Generator
+
+
+def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
+    """The recommended gain for a nonlinearity.
+
+    Args:
+        nonlinearity: linear, conv1d to conv3d, conv_transpose1d to 3d, sigmoid, tanh, relu, leaky_relu or selu.
+        param: the negative slope, for leaky_relu; 0.01 by default.
+
+    Raises:
+        ValueError: for any other nonlinearity.
+
+    Example:
+        >>> round(calculate_gain("relu"), 4)
+        1.4142
+    """
+    linear = ("linear", *(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)), "sigmoid")
+    if nonlinearity in linear:
+        return 1.0
+    if nonlinearity == "tanh":
+        return 5.0 / 3
+    if nonlinearity == "relu":
+        return math.sqrt(2.0)
+    if nonlinearity == "leaky_relu":
+        if param is not None and (isinstance(param, bool) or not isinstance(param, (int, float))):
+            raise ValueError(f"negative_slope {param} not a valid number")
+        return math.sqrt(2.0 / (1 + (0.01 if param is None else param) ** 2))
+    if nonlinearity == "selu":
+        return 3.0 / 4
+    raise ValueError(f"Unsupported nonlinearity {nonlinearity}")
+
+
+def _fans(shape: Sequence[int]) -> tuple[int, int]:
+    if len(shape) < 2:
+        raise ValueError(
+            f"Fan in and fan out can not be computed for tensor with fewer than 2 dimensions, got shape {tuple(shape)}"
+        )
+    field = math.prod(shape[2:])
+    return shape[1] * field, shape[0] * field
+
+
+def _calculate_fan_in_and_fan_out(tensor: Any) -> tuple[int, int]:
+    return _fans(tensor.shape)
+
+
+def constant(val: float) -> Initializer:
+    """Every element is `val`."""
+    return lambda key, shape, dtype=jnp.float32: jnp.full(shape, val, dtype)
+
+
+def zeros(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+    """Every element is zero; an initialiser itself, as `jax.nn.initializers.zeros`."""
+    return jnp.zeros(shape, dtype)
+
+
+def ones(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+    """Every element is one; an initialiser itself, as `jax.nn.initializers.ones`."""
+    return jnp.ones(shape, dtype)
+
+
+def uniform(a: float = 0.0, b: float = 1.0) -> Initializer:
+    """Uniform on [a, b)."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, a, b)
+
+
+def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
+    """Normal with a mean and a standard deviation."""
+    return lambda key, shape, dtype=jnp.float32: jnp.asarray(mean + std * jax.random.normal(key, shape, dtype), dtype)
+
+
+def trunc_normal(mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Initializer:
+    """Normal with a mean and a standard deviation, restricted to [a, b]."""
+    low, high = (a - mean) / std, (b - mean) / std
+
+    def draw(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        return jnp.clip(mean + std * jax.random.truncated_normal(key, low, high, shape, dtype), a, b).astype(dtype)
+
+    return draw
+
+
+def xavier_uniform(gain: float = 1.0) -> Initializer:
+    """Uniform on ±gain·√(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
+    return lambda key, shape, dtype=jnp.float32: _symmetric(gain * math.sqrt(6.0 / sum(_fans(shape))))(key, shape, dtype)
+
+
+def xavier_normal(gain: float = 1.0) -> Initializer:
+    """Normal with standard deviation gain·√(2 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
+    return lambda key, shape, dtype=jnp.float32: normal(0.0, gain * math.sqrt(2.0 / sum(_fans(shape))))(key, shape, dtype)
+
+
+def kaiming_uniform(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
+    """Uniform on ±gain·√(3 / fan) (He et al., 2015)."""
+    gain, fan = calculate_gain(nonlinearity, a), _fan_of(mode)
+    return lambda key, shape, dtype=jnp.float32: _symmetric(math.sqrt(3.0) * gain / math.sqrt(fan(shape)))(key, shape, dtype)
+
+
+def kaiming_normal(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
+    """Normal with standard deviation gain / √fan (He et al., 2015)."""
+    gain, fan = calculate_gain(nonlinearity, a), _fan_of(mode)
+    return lambda key, shape, dtype=jnp.float32: normal(0.0, gain / math.sqrt(fan(shape)))(key, shape, dtype)
+
+
+def _symmetric(bound: float) -> Initializer:
+    return uniform(-bound, bound)
+
+
+def _fan_of(mode: str) -> Any:
+    mode = mode.lower()
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"Mode {mode} not supported, please use one of ['fan_in', 'fan_out']")
+    return lambda shape: _fans(shape)[mode == "fan_out"]
+
+
+def _set(tensor: Any, initializer: Initializer, generator: Generator | None = None) -> Any:
+    if not isinstance(tensor, Handle):
+        raise TypeError(
+            f"the in-place functions of nn.init change a Parameter or Buffer, got {type(tensor).__name__}: arrays are immutable. "
+            "The form without the underscore is a pure initialiser f(key, shape, dtype)."
+        )
+    return tensor.initialize(initializer, generator)
+
+
+def constant_(tensor: Any, val: float) -> Any:
+    """Sets every element to `val`; returns the parameter.
+
+    Example:
+        >>> import fnn
+        >>> constant_(fnn.nn.Linear(2, 1).bias, 0.5).tolist()
+        [0.5]
+    """
+    return _set(tensor, constant(val))
+
+
+def ones_(tensor: Any) -> Any:
+    """Sets every element to one; returns the parameter."""
+    return _set(tensor, ones)
+
+
+def zeros_(tensor: Any) -> Any:
+    """Sets every element to zero; returns the parameter."""
+    return _set(tensor, zeros)
+
+
+def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> Any:
+    """Draws from the uniform distribution on [a, b); returns the parameter."""
+    return _set(tensor, uniform(a, b), generator)
+
+
+def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Any:
+    """Draws from a normal distribution; returns the parameter."""
+    return _set(tensor, normal(mean, std), generator)
+
+
+def trunc_normal_(
+    tensor: Any, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, generator: Generator | None = None
+) -> Any:
+    """Draws from a normal distribution restricted to [a, b]; returns the parameter."""
+    return _set(tensor, trunc_normal(mean, std, a, b), generator)
+
+
+def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: Generator | None = None) -> Any:
+    """Draws uniformly with Glorot and Bengio's bound; returns the parameter."""
+    _fans(tensor.shape)
+    return _set(tensor, xavier_uniform(gain), generator)
+
+
+def xavier_normal_(tensor: Any, gain: float = 1.0, generator: Generator | None = None) -> Any:
+    """Draws normally with Glorot and Bengio's standard deviation; returns the parameter."""
+    _fans(tensor.shape)
+    return _set(tensor, xavier_normal(gain), generator)
+
+
+def kaiming_uniform_(
+    tensor: Any, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Generator | None = None
+) -> Any:
+    """Draws uniformly with He et al.'s bound; returns the parameter."""
+    _fans(tensor.shape)
+    return _set(tensor, kaiming_uniform(a, mode, nonlinearity), generator)
+
+
+def kaiming_normal_(
+    tensor: Any, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Generator | None = None
+) -> Any:
+    """Draws normally with He et al.'s standard deviation; returns the parameter."""
+    _fans(tensor.shape)
+    return _set(tensor, kaiming_normal(a, mode, nonlinearity), generator)

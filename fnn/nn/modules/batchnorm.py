@@ -1,0 +1,180 @@
+"""Batch normalization layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn import functional as F
+from fnn.nn import init
+from fnn.nn.modules.module import Module
+from fnn.nn.parameter import Buffer, Parameter
+
+_ARGS = """
+    Args:
+        num_features: C, the size of axis 1.
+        eps: added to the variance.
+        momentum: the share of each batch in the running statistics; None for their cumulative average.
+        affine: whether there are a weight and a bias.
+        track_running_stats: whether there are running statistics; without them each batch is normalized by its own, also
+            in evaluation mode.
+        device: where the parameters are; by default where JAX puts arrays.
+        dtype: of the parameters.
+"""
+_ATTRIBUTES = """
+    Attributes:
+        weight: (num_features,), initially 1.
+        bias: (num_features,), initially 0.
+        running_mean: (num_features,), initially 0; updated by forward in training mode.
+        running_var: (num_features,), initially 1; likewise, with the unbiased variance.
+        num_batches_tracked: (), an int64 counter.
+
+    Raises:
+        ValueError: by forward, for a wrong number of axes, or in training mode where there is one value a channel.
+
+    References:
+        Ioffe and Szegedy, Batch Normalization, https://arxiv.org/abs/1502.03167
+"""
+
+
+class _NormBase(Module):
+    """What batch and instance normalization share: parameters and running statistics."""
+
+    _version = 2
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        for name in ("weight", "bias"):
+            self.register_parameter(name, Parameter(init.zeros, (num_features,), dtype) if affine else None)
+        for name in ("running_mean", "running_var"):
+            self.register_buffer(name, Buffer(init.zeros, (num_features,), dtype) if track_running_stats else None)
+        self.register_buffer("num_batches_tracked", Buffer(init.zeros, (), np.int64) if track_running_stats else None)
+        self.reset_parameters()
+        self._place(device)
+
+    def reset_running_stats(self) -> None:
+        """Forgets the running statistics."""
+        if self.track_running_stats:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """Sets the initial values, and forgets the running statistics."""
+        self.reset_running_stats()
+        if self.affine:
+            init.ones_(self.weight)
+            init.zeros_(self.bias)
+
+    def _check_input_dim(self, input: Any) -> None:
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
+        key = prefix + "num_batches_tracked"
+        if (local_metadata.get("version") or 1) < 2 and self.track_running_stats and key not in state_dict:
+            # torch before 0.4.1 did not count batches
+            state_dict[key] = self.num_batches_tracked.exported()
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+class _BatchNorm(_NormBase):
+    """Batch normalization over any number of axes."""
+
+    def forward(self, input: Any) -> jax.Array:
+        self._check_input_dim(input)
+        tracked = self.training and self.track_running_stats
+        momentum: Any = 0.0 if self.momentum is None else self.momentum
+        if tracked and self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+            if self.momentum is None:
+                momentum = 1.0 / self.num_batches_tracked.value.astype(jnp.float32)
+        return F.batch_norm(
+            input,
+            self.running_mean if not self.training or tracked else None,
+            self.running_var if not self.training or tracked else None,
+            self.weight,
+            self.bias,
+            self.training or (self.running_mean is None and self.running_var is None),
+            momentum,
+            self.eps,
+        )
+
+
+def _expect(input: Any, *axes: int) -> None:
+    if np.ndim(input) not in axes:
+        wanted = " or ".join(f"{n}D" for n in axes)
+        raise ValueError(f"expected {wanted} input (got {np.ndim(input)}D input of shape {np.shape(input)})")
+
+
+class BatchNorm1d(_BatchNorm):
+    __doc__ = f"""Normalizes each channel over the batch, and over length: `(x − E[x]) / √(Var[x] + eps) · weight + bias`.
+{_ARGS}
+    Shape:
+        (N, C) or (N, C, L), and the same out.
+{_ATTRIBUTES}
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> norm = nn.BatchNorm1d(2)
+        >>> norm(jnp.array([[1.0, 0.0], [3.0, 0.0]])).round(3).tolist()
+        [[-1.0, 0.0], [1.0, 0.0]]
+        >>> norm.running_mean.round(3).tolist(), norm.num_batches_tracked.item()
+        ([0.2, 0.0], 1)
+    """
+
+    def _check_input_dim(self, input: Any) -> None:
+        _expect(input, 2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    __doc__ = f"""Normalizes each channel over the batch and two axes of space: `(x − E[x]) / √(Var[x] + eps) · weight + bias`.
+{_ARGS}
+    Shape:
+        (N, C, H, W), and the same out.
+{_ATTRIBUTES}
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.BatchNorm2d(3)(jnp.ones((2, 3, 4, 4))).shape
+        (2, 3, 4, 4)
+    """
+
+    def _check_input_dim(self, input: Any) -> None:
+        _expect(input, 4)
+
+
+class BatchNorm3d(_BatchNorm):
+    __doc__ = f"""Normalizes each channel over the batch and three axes of space: `(x − E[x]) / √(Var[x] + eps) · weight + bias`.
+{_ARGS}
+    Shape:
+        (N, C, D, H, W), and the same out.
+{_ATTRIBUTES}
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.BatchNorm3d(3)(jnp.ones((2, 3, 4, 4, 4))).shape
+        (2, 3, 4, 4, 4)
+    """
+
+    def _check_input_dim(self, input: Any) -> None:
+        _expect(input, 5)

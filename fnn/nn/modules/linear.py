@@ -1,0 +1,85 @@
+"""Linear layers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from fnn.functional import linear
+from fnn.nn import init
+from fnn.nn.modules.module import Module
+from fnn.nn.parameter import Parameter
+
+
+class Identity(Module):
+    """Returns its input.
+
+    Args:
+        args: accepted, and unused.
+        kwargs: accepted, and unused.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.Identity(54, unused=True)(jnp.ones(2)).tolist()
+        [1.0, 1.0]
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def forward(self, input: Any) -> Any:
+        return input
+
+
+class Linear(Module):
+    """A linear map of the last axis: `y = x Wᵀ + b`.
+
+    Args:
+        in_features: the size of the input's last axis.
+        out_features: the size of the output's.
+        bias: whether there is a bias.
+        device: where the parameters are; by default where JAX puts arrays.
+        dtype: of the parameters.
+
+    Shape:
+        (*, in_features) to (*, out_features).
+
+    Attributes:
+        weight: (out_features, in_features), initially uniform on ±1/√in_features.
+        bias: (out_features,), likewise.
+
+    Raises:
+        RuntimeError: by forward, where the input's shape does not fit or its dtype differs.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.Linear(20, 30)(jnp.ones((128, 20))).shape
+        (128, 30)
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight = Parameter(init.zeros, (out_features, in_features), dtype)
+        if bias:
+            self.bias = Parameter(init.zeros, (out_features,), dtype)
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+        self._place(device)
+
+    def reset_parameters(self) -> None:
+        """Sets the initial distributions."""
+        init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.in_features) if self.in_features > 0 else 0
+            init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: Any) -> jax.Array:
+        return linear(input, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -1,0 +1,710 @@
+"""Module: the base class of all layers."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn import scope as _scope
+from fnn.arrays import as_array
+from fnn.guards import Registry, Stateful, touch
+from fnn.nn.parameter import Buffer, Handle, Parameter
+from fnn.scope import Cell, Scope
+from fnn.transforms import restartable
+
+
+class IncompatibleKeys(NamedTuple):
+    """The keys of a state_dict that `load_state_dict` found no place for, and those it missed."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
+
+
+class RemovableHandle:
+    """Takes a hook away: by `remove()`, or at the end of a `with` block."""
+
+    _ids = itertools.count()
+
+    def __init__(self, hooks: Registry):
+        self.id = next(self._ids)
+        self._hooks = weakref.ref(hooks)
+
+    def remove(self) -> None:
+        """Takes the hook away; a second call does nothing."""
+        hooks = self._hooks()
+        if hooks is not None and self.id in hooks:
+            del hooks[self.id]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.remove()
+
+
+class _Hooks(Registry):
+    __slots__ = ("__weakref__",)
+
+    def add(self, hook: Any, prepend: bool) -> RemovableHandle:
+        handle = RemovableHandle(self)
+        others = dict(self) if prepend else {}
+        if prepend:
+            self.clear()
+        self[handle.id] = hook
+        if others:
+            self.update(others)
+        return handle
+
+
+class Module(Stateful):
+    """The base class of all layers and models, as `torch.nn.Module`.
+
+    Subclasses call `super().__init__()`, set Parameters, Buffers and Modules as attributes, and define `forward`.
+
+    Attributes:
+        training: whether the module is in training mode, as `train()` and `eval()` set it.
+
+    Example:
+        >>> import fnn.nn as nn, jax, jax.numpy as jnp
+        >>> class Net(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.hidden = nn.Linear(4, 8)
+        ...         self.out = nn.Linear(8, 2)
+        ...     def forward(self, x):
+        ...         return self.out(jax.nn.relu(self.hidden(x)))
+        >>> net = Net()
+        >>> net(jnp.ones((3, 4))).shape
+        (3, 2)
+        >>> [name for name, _ in net.named_parameters()]
+        ['hidden.weight', 'hidden.bias', 'out.weight', 'out.bias']
+    """
+
+    _version: int = 1
+
+    def __init__(self) -> None:
+        for name, value in (
+            ("training", True),
+            ("_parameters", Registry()),
+            ("_buffers", Registry()),
+            ("_non_persistent_buffers_set", Registry()),
+            ("_modules", Registry()),
+            ("_forward_hooks", _Hooks()),
+            ("_forward_pre_hooks", _Hooks()),
+        ):
+            self.__dict__[name] = value
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes the output; every subclass defines it."""
+        raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
+
+    # Attributes
+
+    @property
+    def training(self) -> bool:
+        """Whether the module is in training mode."""
+        scope = _scope.current()
+        if scope is not None and scope.mode is not _scope.OWN:
+            return bool(scope.mode)
+        return bool(self.__dict__["training"])
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self.__dict__["training"] = bool(mode)
+        _scope.changed()
+
+    def _registry(self, name: str) -> Registry:
+        try:
+            return self.__dict__[name]  # type: ignore[no-any-return]
+        except KeyError:
+            kind = {"_modules": "module", "_buffers": "buffers"}.get(name, "parameters")
+            raise AttributeError(
+                f"cannot assign {kind} before Module.__init__() call: {type(self).__name__}.__init__ must call super().__init__() first"
+            ) from None
+
+    def __getattr__(self, name: str) -> Any:
+        attributes = self.__dict__
+        if "_parameters" not in attributes:
+            raise AttributeError(
+                f"'{type(self).__name__}' object has no attribute '{name}': it was used before super().__init__() was called"
+            )
+        for registry in ("_parameters", "_buffers", "_modules"):
+            if name in attributes[registry]:
+                touch(self)
+                return attributes[registry][name]
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        attributes = self.__dict__
+        if isinstance(value, Parameter):
+            self._make_room(name, "_parameters")
+            self.register_parameter(name, value)
+        elif isinstance(value, Module):
+            self._make_room(name, "_modules")
+            self._modules[name] = value
+        elif isinstance(value, Buffer):
+            self._make_room(name, "_buffers")
+            persistent = name not in self._non_persistent_buffers_set if name in self._buffers else value.persistent
+            self._add_buffer(name, value, persistent)
+        elif name in attributes.get("_parameters", ()):
+            if value is not None:
+                raise TypeError(f"cannot assign '{type(value).__name__}' as parameter '{name}' (Parameter or None expected)")
+            self._parameters[name] = None
+        elif name in attributes.get("_modules", ()):
+            if value is not None:
+                raise TypeError(f"cannot assign '{type(value).__name__}' as child module '{name}' (Module or None expected)")
+            self._modules[name] = None
+        elif name in attributes.get("_buffers", ()):
+            if value is None:
+                self._buffers[name] = None
+            elif self._buffers[name] is None:
+                self._add_buffer(name, Buffer(value), name not in self._non_persistent_buffers_set)
+            else:
+                self._buffers[name].value = value
+        elif isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _make_room(self, name: str, keep: str) -> None:
+        self._registry(keep)
+        self.__dict__.pop(name, None)
+        for registry in ("_parameters", "_buffers", "_modules"):
+            if registry != keep and name in self.__dict__[registry]:
+                del self.__dict__[registry][name]
+
+    def __delattr__(self, name: str) -> None:
+        for registry in ("_parameters", "_buffers", "_modules"):
+            if name in self.__dict__[registry]:
+                del self.__dict__[registry][name]
+                self._non_persistent_buffers_set.pop(name, None)
+                return
+        super().__delattr__(name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._parameters, *self._buffers, *self._modules})
+
+    # Registration
+
+    def _check_name(self, name: Any, registry: str, kind: str) -> None:
+        self._registry(registry)
+        if not isinstance(name, str):
+            raise TypeError(f"{kind} name should be a string, got {type(name).__name__}")
+        if "." in name:
+            raise KeyError(f'{kind} name can\'t contain ".", got {name!r}')
+        if name == "":
+            raise KeyError(f'{kind} name can\'t be empty string ""')
+        if hasattr(self, name) and name not in self.__dict__[registry]:
+            raise KeyError(f"attribute '{name}' already exists")
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Adds a parameter under a name; None reserves the name."""
+        self._check_name(name, "_parameters", "parameter")
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(f"cannot assign '{type(param).__name__}' object to parameter '{name}' (Parameter or None required)")
+        if param is not None and name not in param.label:
+            param.label = f"Parameter '{name}' of {type(self).__name__}"
+        self._parameters[name] = param
+
+    def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
+        """Adds a buffer under a name; None reserves the name.
+
+        Args:
+            name: what it is called.
+            tensor: an array, a Buffer, or None.
+            persistent: whether `state_dict()` has it.
+        """
+        self._check_name(name, "_buffers", "buffer")
+        buffer = tensor if tensor is None or isinstance(tensor, Buffer) else Buffer(tensor)
+        self._add_buffer(name, buffer, persistent)
+
+    def _add_buffer(self, name: str, buffer: Buffer | None, persistent: bool) -> None:
+        if persistent:
+            self._non_persistent_buffers_set.pop(name, None)
+        else:
+            self._non_persistent_buffers_set[name] = None
+        if buffer is not None:
+            buffer.persistent = persistent
+            buffer.label = f"buffer '{name}' of {type(self).__name__}"
+        self._buffers[name] = buffer
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Adds a child module under a name; None reserves the name."""
+        if not isinstance(module, Module) and module is not None:
+            raise TypeError(f"{type(module).__name__} is not a Module subclass")
+        self._check_name(name, "_modules", "module")
+        self._modules[name] = module
+
+    register_module = add_module
+
+    # Iteration
+
+    def named_modules(
+        self, memo: set[Any] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """This module and all modules in it, with dotted names, in order of registration; each once."""
+        memo = set() if memo is None else memo
+        if self in memo:
+            return
+        if remove_duplicate:
+            memo.add(self)
+        touch(self)
+        yield prefix, self
+        for name, module in self._modules.items():
+            if module is not None:
+                yield from module.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all modules in it; each once."""
+        for _, module in self.named_modules():
+            yield module
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules that are attributes of this one, with their names; each once."""
+        touch(self)
+        seen = set()
+        for name, module in self._modules.items():
+            if module is not None and module not in seen:
+                seen.add(module)
+                yield name, module
+
+    def children(self) -> Iterator[Module]:
+        """The modules that are attributes of this one; each once."""
+        for _, module in self.named_children():
+            yield module
+
+    def _named_members(self, registry: str, prefix: str, recurse: bool, remove_duplicate: bool) -> Iterator[tuple[str, Any]]:
+        seen = set()
+        if recurse:
+            modules: Any = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
+        else:
+            touch(self)
+            modules = [(prefix, self)]
+        for path, module in modules:
+            for name, handle in module.__dict__[registry].items():
+                if handle is None or handle in seen:
+                    continue
+                if remove_duplicate:
+                    seen.add(handle)
+                yield (f"{path}.{name}" if path else name), handle
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with dotted names, in order of registration; a shared one once, under its first name."""
+        return self._named_members("_parameters", prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """All parameters; a shared one once."""
+        for _, parameter in self.named_parameters(recurse=recurse):
+            yield parameter
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Buffer]]:
+        """All buffers with dotted names, in order of registration; a shared one once, under its first name."""
+        return self._named_members("_buffers", prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Buffer]:
+        """All buffers; a shared one once."""
+        for _, buffer in self.named_buffers(recurse=recurse):
+            yield buffer
+
+    def named_cells(self) -> dict[str, Handle]:
+        """All parameters, then all buffers, by dotted name."""
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+    def cells(self) -> Iterator[Cell]:
+        """All parameters and buffers."""
+        yield from self.parameters()
+        yield from self.buffers()
+
+    def get_submodule(self, target: str) -> Module:
+        """The module with a dotted name; the module itself for the empty name.
+
+        Raises:
+            AttributeError: where there is none.
+        """
+        module: Module = self
+        for part in target.split(".") if target else ():
+            if part not in module._modules:
+                raise AttributeError(f"{type(module).__name__} has no submodule `{part}` (looking for `{target}`)")
+            touch(module)
+            module = module._modules[part]
+        return module
+
+    # Modes
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets training mode here and in all children; returns the module."""
+        if not isinstance(mode, bool):
+            raise ValueError("training mode is expected to be boolean")
+        self.training = mode
+        for module in self.children():
+            module.train(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Sets evaluation mode here and in all children; returns the module."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Sets `requires_grad` of all parameters; returns the module."""
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Takes away, or sets to zero, the gradients that `fnn.backward` added up."""
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad = None if set_to_none else jnp.zeros_like(parameter.grad)
+
+    def apply(self, fn: Callable[[Module], None]) -> Self:
+        """Calls a function on every module, children first; returns the module."""
+        for module in self.children():
+            module.apply(fn)
+        fn(self)
+        return self
+
+    # Conversion
+
+    def _apply(self, fn: Callable[[jax.Array], jax.Array], recurse: bool = True) -> Self:
+        """Applies a function of arrays to all parameters and buffers; returns the module."""
+        handles = self.cells() if recurse else itertools.chain(self.parameters(False), self.buffers(False))
+        for handle in handles:
+            handle.map(fn)  # type: ignore[attr-defined]
+            if handle._grad is not None and handle._grad.value is not None:  # type: ignore[attr-defined]
+                handle.grad = fn(handle.grad)  # type: ignore[attr-defined]
+        return self
+
+    def to(self, *args: Any, device: Any = None, dtype: Any = None, non_blocking: bool = False) -> Self:
+        """Moves parameters and buffers to a device or sharding, and those of floating point to a dtype.
+
+        Args:
+            args: a device (`jax.Device`, `jax.sharding.Sharding`, or a platform such as "cpu" or "gpu:1"), a dtype, an
+                array whose device and dtype to take, or a device and a dtype.
+            device: the device, by name.
+            dtype: the dtype, by name; floating or complex.
+            non_blocking: accepted; JAX never blocks here.
+
+        Example:
+            >>> import fnn, jax.numpy as jnp
+            >>> fnn.nn.Linear(2, 2).to(jnp.bfloat16).weight.dtype.name
+            'bfloat16'
+        """
+        for arg in args:
+            if isinstance(arg, bool):
+                continue  # non_blocking by position
+            if isinstance(arg, (jax.Array, Handle)):
+                array = as_array(arg)
+                device, dtype = array.sharding, array.dtype
+            elif isinstance(arg, (jax.Device, jax.sharding.Sharding)) or (isinstance(arg, str) and _is_platform(arg)):
+                device = arg
+            elif arg is not None:
+                dtype = arg
+        if dtype is not None:
+            dtype = jnp.dtype(dtype)
+            if not jnp.issubdtype(dtype, jnp.inexact):
+                raise TypeError(
+                    f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype.name}"
+                )
+        place = _device(device) if isinstance(device, str) else device
+
+        def convert(array: jax.Array) -> jax.Array:
+            if dtype is not None and jnp.issubdtype(array.dtype, jnp.inexact):
+                array = array.astype(dtype)
+            return array if place is None else jax.device_put(array, place)
+
+        return self._apply(convert)
+
+    def _place(self, device: Any) -> None:
+        """What constructors do with their argument `device`."""
+        if device is not None:
+            self.to(device)
+
+    def _cast(self, dtype: Any) -> Self:
+        return self._apply(lambda array: array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array)
+
+    def float(self) -> Self:
+        """Converts parameters and buffers of floating point to float32."""
+        return self._cast(jnp.float32)
+
+    def double(self) -> Self:
+        """Converts parameters and buffers of floating point to float64; JAX must have x64 enabled."""
+        if jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+            raise TypeError("float64 needs 64 bits: jax.config.update('jax_enable_x64', True) at the start of the program")
+        return self._cast(np.float64)
+
+    def half(self) -> Self:
+        """Converts parameters and buffers of floating point to float16."""
+        return self._cast(jnp.float16)
+
+    def bfloat16(self) -> Self:
+        """Converts parameters and buffers of floating point to bfloat16."""
+        return self._cast(jnp.bfloat16)
+
+    # Calls
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Calls `hook(module, args)` before every forward; what it returns, if anything, takes the place of the arguments.
+
+        Args:
+            hook: the function; with `with_kwargs` it gets `(module, args, kwargs)` and returns None or `(args, kwargs)`.
+            prepend: whether it runs before the hooks that are there.
+            with_kwargs: whether it sees keyword arguments.
+        """
+        return self._forward_pre_hooks.add((hook, with_kwargs), prepend)  # type: ignore[no-any-return]
+
+    def register_forward_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
+    ) -> RemovableHandle:
+        """Calls `hook(module, args, output)` after every forward; what it returns, if anything, takes the place of the output.
+
+        Args:
+            hook: the function; with `with_kwargs` it gets `(module, args, kwargs, output)`.
+            prepend: whether it runs before the hooks that are there.
+            with_kwargs: whether it sees keyword arguments.
+            always_call: whether it runs also where forward raised; output is then None.
+        """
+        return self._forward_hooks.add((hook, with_kwargs, always_call), prepend)  # type: ignore[no-any-return]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls `forward`, and the hooks around it."""
+        scope = _scope.current()
+        if scope is not None and not scope.restarts:
+            return self._call(args, kwargs)
+
+        def attempt(token: bool) -> Any:
+            with Scope(token=token) as scope:
+                out = self._call(args, kwargs)
+            _scope.commit(scope.written)
+            return out
+
+        return restartable(self, attempt)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            touch(self)
+            attributes = self.__dict__
+            if not attributes["_forward_pre_hooks"] and not attributes["_forward_hooks"]:
+                return self.forward(*args, **kwargs)
+            return self._call_with_hooks(args, kwargs)
+        except Exception as error:
+            self._note_place(error)
+            raise
+
+    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        called = set()
+        try:
+            for hook, with_kwargs in tuple(self._forward_pre_hooks.values()):
+                result = hook(self, args, kwargs) if with_kwargs else hook(self, args)
+                if result is None:
+                    continue
+                if not with_kwargs:
+                    args = result if isinstance(result, tuple) else (result,)
+                elif isinstance(result, tuple) and len(result) == 2:
+                    args, kwargs = result
+                else:
+                    raise RuntimeError(f"forward pre-hook must return None or a tuple of (new_args, new_kwargs), got {result}")
+            out = self.forward(*args, **kwargs)
+            for key, (hook, with_kwargs, _) in tuple(self._forward_hooks.items()):
+                called.add(key)
+                result = hook(self, args, kwargs, out) if with_kwargs else hook(self, args, out)
+                out = out if result is None else result
+            return out
+        except Exception:
+            for key, (hook, with_kwargs, always_call) in tuple(self._forward_hooks.items()):
+                if always_call and key not in called:
+                    hook(self, args, kwargs, None) if with_kwargs else hook(self, args, None)
+            raise
+
+    def _note_place(self, error: Exception) -> None:
+        """Says in the error where in the model it happened: the innermost module, by its path from the outermost."""
+        origin = getattr(error, "_fnn_origin", None)
+        if "_modules" not in self.__dict__:
+            return  # used before super().__init__(), which the error says
+        module, note = origin or (self, None)
+        if note in getattr(error, "__notes__", ()):
+            error.__notes__.remove(note)
+        path = next((name for name, other in self.named_modules() if other is module), None)
+        own = f"{type(module).__name__}({module.extra_repr()})"
+        if path is None:
+            where = f"in a {own}, called by {type(self).__name__}"
+        elif path == "":
+            where = f"in {own}"
+        else:
+            where = f"in {path}: {own}, of {type(self).__name__}"
+        error._fnn_origin = (module, where)  # type: ignore[attr-defined]
+        error.add_note(where)
+
+    # State
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        for registry, skip in (("_parameters", ()), ("_buffers", self._non_persistent_buffers_set)):
+            for name, handle in self.__dict__[registry].items():
+                if handle is not None and name not in skip:
+                    destination[prefix + name] = handle if keep_vars else handle.exported()
+
+    def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> OrderedDict[str, Any]:
+        """The values of all parameters and persistent buffers, by torch's names and in torch's order.
+
+        Args:
+            destination: a dict to add them to.
+            prefix: what the names start with.
+            keep_vars: give the Parameters and Buffers themselves.
+
+        Returns:
+            An OrderedDict of jax arrays (numpy arrays for 64-bit buffers), with torch's `_metadata`.
+
+        Example:
+            >>> import fnn
+            >>> list(fnn.nn.BatchNorm1d(3).state_dict())
+            ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
+        """
+        if destination is None:
+            destination = OrderedDict()
+            destination._metadata = OrderedDict()
+        touch(self)
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]] = {"version": self._version}
+        self._save_to_state_dict(destination, prefix, keep_vars)
+        for name, module in self._modules.items():
+            if module is not None:
+                module.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
+        return destination  # type: ignore[no-any-return]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own: dict[str, Handle] = {
+            name: handle
+            for registry in ("_parameters", "_buffers")
+            for name, handle in self.__dict__[registry].items()
+            if handle is not None and name not in self._non_persistent_buffers_set
+        }
+        for name, handle in own.items():
+            key = prefix + name
+            if key not in state_dict:
+                if strict:
+                    missing_keys.append(key)
+                continue
+            value = state_dict[key]
+            if isinstance(value, (str, bytes)) or not (
+                hasattr(value, "shape") or np.isscalar(value) or isinstance(value, list)
+            ):
+                error_msgs.append(f'expected an array for "{key}" in the state_dict, got {type(value).__name__}')
+                continue
+            shape = tuple(np.shape(value) if not hasattr(value, "shape") else value.shape)
+            if shape == (1,) and handle.shape == ():
+                value, shape = value[0], ()  # scalars that torch before 0.4 wrote
+            if shape != handle.shape:
+                error_msgs.append(
+                    f"size mismatch for {key}: copying a param with shape {shape} from checkpoint, the shape in current model is "
+                    f"{handle.shape}."
+                )
+                continue
+            try:
+                handle.value = as_array(value, None if local_metadata.get("assign_to_params_buffers") else handle._dtype)
+            except (OverflowError, TypeError, ValueError) as error:
+                error_msgs.append(f'While copying the parameter named "{key}": {error}')
+        if strict:
+            for key in state_dict:
+                if key.startswith(prefix):
+                    name, dot, _ = key[len(prefix) :].partition(".")
+                    if name not in (self._modules if dot else own):
+                        unexpected_keys.append(key)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> IncompatibleKeys:
+        """Takes the values of a state_dict, such as PyTorch's, with no mapping of names. All of them, or none.
+
+        Args:
+            state_dict: jax or numpy arrays or torch tensors (any dtype, also those that require a gradient) by name.
+            strict: whether the keys must be exactly those of this module.
+            assign: take the values' dtypes too, instead of converting to the module's.
+
+        Returns:
+            The missing and unexpected keys.
+
+        Raises:
+            RuntimeError: lists all missing, unexpected and wrongly shaped keys at once; the module is unchanged.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+        metadata = getattr(state_dict, "_metadata", None)
+        state: OrderedDict[str, Any] = OrderedDict(state_dict)
+        if metadata is not None:
+            state._metadata = metadata  # type: ignore[attr-defined]
+        missing: list[str] = []
+        unexpected: list[str] = []
+        errors: list[str] = []
+
+        def load(module: Module, prefix: str) -> None:
+            local = {} if metadata is None else metadata.get(prefix[:-1], {})
+            if assign:
+                local = {**local, "assign_to_params_buffers": True}
+            module._load_from_state_dict(state, prefix, local, True, missing, unexpected, errors)
+            for name, child in module._modules.items():
+                if child is not None:
+                    load(child, f"{prefix}{name}.")
+
+        with Scope() as scope:
+            load(self, "")
+        if strict:
+            for kind, keys in (("Unexpected", unexpected), ("Missing", missing)):
+                if keys:
+                    errors.insert(0, f"{kind} key(s) in state_dict: " + ", ".join(f'"{key}"' for key in keys) + ". ")
+        if errors:
+            raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors))
+        _scope.commit(scope.written)
+        return IncompatibleKeys(missing, unexpected)
+
+    # Representation
+
+    def _get_name(self) -> str:
+        return type(self).__name__
+
+    def extra_repr(self) -> str:
+        """What `print` shows of the module itself; subclasses define it."""
+        return ""
+
+    def __repr__(self) -> str:
+        extra = self.extra_repr()
+        lines = extra.split("\n") if extra else []
+        children = [f"({name}): " + repr(module).replace("\n", "\n  ") for name, module in self._modules.items()]
+        if not children and len(lines) <= 1:
+            return f"{self._get_name()}({extra})"
+        return f"{self._get_name()}(\n  " + "\n  ".join([*lines, *children]) + "\n)"
+
+
+def _is_platform(name: str) -> bool:
+    return name.partition(":")[0] in ("cpu", "gpu", "cuda", "rocm", "tpu")
+
+
+def _device(name: str) -> Any:
+    platform, _, index = name.partition(":")
+    try:
+        return jax.devices(platform)[int(index or 0)]
+    except (IndexError, RuntimeError) as error:
+        raise RuntimeError(f"no device {name!r} here; JAX has {[str(device) for device in jax.devices()]}") from error

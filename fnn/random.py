@@ -1,0 +1,242 @@
+"""Random numbers: the default generator, and streams of keys.
+
+A generator is a key and the number of draws made from it; the draw with number `i` uses `jax.random.fold_in(key, i)`.
+The number is a Python integer also while JAX traces, so that drawing writes nothing that a transformation could lose.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import numpy as np
+
+from fnn import scope as _scope
+from fnn.scope import Cell, StateError
+
+
+class Stream:
+    """Keys folded from one key, counted in Python."""
+
+    def __init__(self, key: Any, offset: Any = 0):
+        self.key = key
+        self.offset = offset
+        self.count = 0
+
+    def peek(self) -> tuple[Any, Any]:
+        """The key and the number of the next draw."""
+        return self.key, self.offset + self.count
+
+    def advance(self, count: int = 1) -> tuple[Any, Any]:
+        """Takes `count` draws; returns the key and the number of the first of them."""
+        first = self.peek()
+        self.count += count
+        return first
+
+    def reserve(self) -> Callable[[], jax.Array]:
+        """Takes one draw for later."""
+        if _scope.is_tracer(self.key):
+            raise StateError(
+                "a parameter cannot be initialised from a traced key, since it would keep the traced value. Build the module "
+                "outside of the transformation, or take its values from fnn.pure(module).init(key)."
+            )
+        key, number = self.advance()
+        return lambda: _fold(key, number)
+
+
+class NoStream:
+    """Refuses draws; holds the place of the key that a pure function was not given."""
+
+    def peek(self) -> tuple[Any, Any]:
+        return default_generator.key, 0
+
+    def advance(self, count: int = 1) -> tuple[Any, Any]:
+        raise StateError("a random number was asked for (dropout, for example), but apply was given no key: pass rng=key.")
+
+    def reserve(self) -> Callable[[], jax.Array]:
+        return default_generator.reserve()
+
+
+_stream: ContextVar[Stream | NoStream | None] = ContextVar("fnn_stream", default=None)
+
+
+class Generator:
+    """A source of random numbers, as `torch.Generator`.
+
+    Args:
+        seed: where it starts. The key is made at the first draw, so that construction touches no device.
+
+    Example:
+        >>> generator = Generator().manual_seed(3)
+        >>> generator.initial_seed()
+        3
+        >>> bool(generator.next_key() == generator.next_key())
+        False
+    """
+
+    def __init__(self, seed: int = 0):
+        self._lock = threading.Lock()
+        self._cell = Cell(label="the generator's state")
+        self.manual_seed(seed)
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Starts again from a seed; returns the generator."""
+        self._seed = int(seed)
+        self._initialized = 0
+        self._set_offset(0)
+        return self
+
+    def initial_seed(self) -> int:
+        """The seed it last started from."""
+        return self._seed
+
+    @property
+    def key(self) -> jax.Array:
+        """The key that all draws are folded from."""
+        return _seed_key(self._seed)
+
+    @property
+    def offset(self) -> int:
+        """The number of draws made so far."""
+        scope = _scope.current()
+        value = None if scope is None else scope.root.written.get(self._cell)
+        return self._cell._value if value is None else value
+
+    def _set_offset(self, offset: int) -> None:
+        scope = _scope.current()
+        if scope is None:
+            self._cell._value = offset
+        else:
+            scope.root.put(self._cell, offset)
+
+    def peek(self) -> tuple[Any, Any]:
+        """The key and the number of the next draw."""
+        return self.key, self.offset
+
+    def advance(self, count: int = 1) -> tuple[Any, Any]:
+        """Takes `count` draws; returns the key and the number of the first of them."""
+        scope = _scope.current()
+        in_staged_code = (not _scope.at_top() and _scope.staged()) if scope is None else scope.root.staged
+        if in_staged_code:
+            raise StateError(
+                "a random number was asked of the default generator inside plain JAX tracing (jax.jit, scan, ...): it would be "
+                "drawn once and be a constant of the compiled function. Use fnn.jit, or fnn.pure(module) with apply(..., rng=key), "
+                "or draw inside `with fnn.rng(key)`."
+            )
+        with self._lock:
+            first = self.offset
+            self._set_offset(first + count)
+        return self.key, first
+
+    def reserve(self) -> Callable[[], jax.Array]:
+        """Takes a key for later, for the initial value of a parameter.
+
+        These keys are counted apart from draws, so that a mask does not depend on how many parameters there are.
+        """
+        seed, number = self._seed, self._initialized
+        self._initialized += 1
+        return lambda: _fold(_fold(_seed_key(seed), 0xFFFFFFFF), number)
+
+    def next_key(self) -> jax.Array:
+        """A fresh key."""
+        return _fold(*self.advance())
+
+    def get_state(self) -> dict[str, int]:
+        """All of its state: the seed, the number of draws, and the number of parameters initialised."""
+        return {"seed": self._seed, "offset": self.offset, "initialized": self._initialized}
+
+    def set_state(self, state: dict[str, int]) -> Generator:
+        """Restores what `get_state` returned."""
+        self.manual_seed(state["seed"])
+        self._set_offset(int(state["offset"]))
+        self._initialized = int(state["initialized"])
+        return self
+
+
+@functools.lru_cache(maxsize=16)
+def _seed_key(seed: int) -> jax.Array:
+    with jax.ensure_compile_time_eval():
+        key = jax.random.key(seed & 0xFFFFFFFF)
+        return key if 0 <= seed < 1 << 32 else _fold(key, (seed >> 32) & 0xFFFFFFFF)
+
+
+default_generator = Generator()
+
+
+def _fold(key: Any, number: Any) -> jax.Array:
+    return jax.random.fold_in(key, np.uint32(number) if isinstance(number, int) else number)
+
+
+def source() -> Any:
+    """What draws come from here: the stream of the innermost `rng`, `apply` or `fnn.jit`, else the default generator."""
+    return _stream.get() or default_generator
+
+
+def next_key() -> jax.Array:
+    """A fresh key from the source in force: what dropout and its like draw with."""
+    scope = _scope.current()
+    inside = scope is not None and scope.enter_inner_trace()
+    key = _fold(*source().advance())
+    if inside and scope is not None:
+        scope.renew_token()  # a cached trace would repeat this draw
+    return key
+
+
+class drawing_from:
+    """Makes a stream the source of random numbers; a context manager."""
+
+    def __init__(self, stream: Stream | NoStream):
+        self.stream = stream
+
+    def __enter__(self) -> Stream | NoStream:
+        self._reset = _stream.set(self.stream)
+        return self.stream
+
+    def __exit__(self, *error: Any) -> None:
+        _stream.reset(self._reset)
+
+
+class rng(drawing_from):
+    """Draws random numbers from a key inside a `with` block, the same ones in the same order as `apply(..., rng=key)`.
+
+    Args:
+        key: a JAX key, or an integer seed.
+
+    Example:
+        >>> import fnn, jax, jax.numpy as jnp
+        >>> dropout = fnn.nn.Dropout(0.5)
+        >>> with fnn.rng(jax.random.key(0)):
+        ...     a = dropout(jnp.ones(8))
+        >>> with fnn.rng(jax.random.key(0)):
+        ...     b = dropout(jnp.ones(8))
+        >>> bool((a == b).all())
+        True
+    """
+
+    def __init__(self, key: Any):
+        super().__init__(Stream(as_key(key)))
+
+
+def as_key(key: Any) -> Any:
+    """A key from a key or an integer seed."""
+    return _seed_key(key) if isinstance(key, int) else key
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seeds the default generator, which initialises parameters and draws for dropout; returns it.
+
+    Args:
+        seed: any integer.
+
+    Example:
+        >>> import fnn
+        >>> _ = fnn.manual_seed(0); a = fnn.nn.Linear(2, 2).weight
+        >>> _ = fnn.manual_seed(0); b = fnn.nn.Linear(2, 2).weight
+        >>> bool((a == b).all())
+        True
+    """
+    return default_generator.manual_seed(seed)
