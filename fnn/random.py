@@ -22,9 +22,10 @@ from fnn.scope import Cell, StateError
 class Stream:
     """Keys folded from one key, counted in Python."""
 
-    def __init__(self, key: Any, offset: Any = 0):
+    def __init__(self, key: Any, offset: Any = 0, outer: Any = None):
         self.key = key
         self.offset = offset
+        self.outer = outer  # what initialises parameters made here, where the key is traced
         self.count = 0
 
     def peek(self) -> tuple[Any, Any]:
@@ -39,6 +40,8 @@ class Stream:
 
     def reserve(self) -> Callable[[], jax.Array]:
         """Takes one draw for later."""
+        if self.outer is not None:
+            return self.outer.reserve()  # type: ignore[no-any-return]
         if _scope.is_tracer(self.key):
             raise StateError(
                 "a parameter cannot be initialised from a traced key, since it would keep the traced value. Build the module "

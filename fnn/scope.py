@@ -30,8 +30,9 @@ _current: ContextVar[Scope | None] = ContextVar("fnn_scope", default=None)
 _token = jax.make_user_context(None)
 _tokens = itertools.count(1)
 _serials = itertools.count(1)
-_baked: weakref.WeakSet[Cell] = weakref.WeakSet()
 _lost: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+
+_any_baked = False
 
 epoch = 0  # grows with every change that a guard could see: attributes, registrations, hooks, requires_grad
 version = 0  # grows with every value stored in a cell outside of all scopes
@@ -113,13 +114,19 @@ class Cell:
         label: what error messages call it.
     """
 
-    __slots__ = ("__weakref__", "_serial", "_value", "label")
+    __slots__ = ("__weakref__", "_baked", "_serial", "_value", "label")
     drawn = False  # whether a value that is None is yet to be drawn
 
     def __init__(self, value: Any = None, label: str = "value"):
         self._value = value
         self._serial = next(_serials)
+        self._baked = False
         self.label = label
+
+    def bake(self) -> None:
+        """Notes that code which plain JAX stages, outside of every scope of ours, has the value as a constant."""
+        global _any_baked
+        self._baked = _any_baked = True
 
     def _concrete(self) -> Any:
         """The value outside of all scopes."""
@@ -132,7 +139,7 @@ class Cell:
         if scope is not None:
             return scope.read(self)
         if not at_top() and staged():
-            _baked.add(self)
+            self.bake()
         return self._concrete()
 
     @value.setter
@@ -175,7 +182,7 @@ def store(written: Mapping[Cell, Any]) -> None:
     version = next(_versions)
     for cell, value in written.items():
         cell._value = value
-    if _baked:
+    if _any_baked:
         warn_of_baked(written)
 
 
@@ -185,15 +192,15 @@ def overwrite(cells: list[Cell], values: Iterable[Any]) -> None:
     for cell, value in zip(cells, values, strict=True):
         cell._value = value
     version = next(_versions)
-    if _baked:
+    if _any_baked:
         warn_of_baked(cells)
 
 
 def warn_of_baked(cells: Iterable[Cell]) -> None:
     """Warns where a cell gets a new value that a function compiled by plain JAX holds the old one of."""
     for cell in cells:
-        if cell in _baked:
-            _baked.discard(cell)
+        if cell._baked:
+            cell._baked = False
             warnings.warn(
                 f"{cell.label} changed after a plain JAX transformation (jax.jit, scan, checkpoint, ...) had read it: "
                 "what that transformation compiled keeps the old value as a constant. Use fnn.jit, or fnn.pure and pass params.",
@@ -328,7 +335,7 @@ class Scope:
                     scope.misses[cell] = None
             scope = scope.outer
         if self.root.staged and not lifted:
-            _baked.add(cell)
+            cell.bake()
         return cell._concrete()
 
     def peek(self, cell: Cell) -> Any:

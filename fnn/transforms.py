@@ -118,7 +118,7 @@ class _Entry:
         args, kwargs = layout(things, leaves)
         recorder, epoch = Recorder(), _scope.epoch
         misses: dict[Cell, None] = {}
-        stream = _random.Stream(key, offset)
+        stream = _random.Stream(key, offset, outer=_random.source())
         captures = Captures(function)
         with _random.drawing_from(stream), Scope(held, misses=misses, recorder=recorder) as scope:
             for thing in things:

@@ -135,15 +135,17 @@ class Handle(Cell):
     @property
     def grad(self) -> jax.Array | None:
         """The gradient that `fnn.backward` has added up, or None."""
-        if self._grad is None:
-            self._grad = Cell(label=f"the gradient of {self.label}")
-        return self._grad.value
+        return self._grad_cell().value  # type: ignore[no-any-return]
 
     @grad.setter
     def grad(self, value: Any) -> None:
+        self._grad_cell().value = None if value is None else as_array(value)
+
+    def _grad_cell(self) -> Cell:
         if self._grad is None:
             self._grad = Cell(label=f"the gradient of {self.label}")
-        _scope.write(self._grad, None if value is None else as_array(value))
+            self._grad._serial = self._serial  # as old as the parameter, also where a trace asks for it first
+        return self._grad
 
     def _known(self) -> Any:
         scope = _scope.current()
@@ -263,7 +265,7 @@ class Handle(Cell):
             copied._key = self._key
         copied._grad = None
         if self._grad is not None:
-            copied._grad = Cell(self._grad._value, self._grad.label)
+            copied._grad_cell()._value = self._grad._value
         return copied
 
     def __reduce__(self) -> Any:
