@@ -1,10 +1,11 @@
 """torch.nn on JAX: every layer as a pair of pure functions, and as the Module that PyTorch users know."""
 
 from fnn import functional, nn, optim
+from fnn.compilation import jit
 from fnn.pure import Layer, bound, functional_call, pure, split, update
 from fnn.random import Generator, manual_seed, rng
 from fnn.scope import StateError
-from fnn.transforms import backward, checkpoint, grad, jit, value_and_grad
+from fnn.transforms import backward, checkpoint, grad, value_and_grad
 
 __version__ = "0.1.0"
 

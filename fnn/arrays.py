@@ -65,8 +65,8 @@ def declared(value: Any, dtype: Any = None) -> tuple[jax.Array, np.dtype]:
         limits = np.iinfo(held)
         if source.min() < limits.min or source.max() > limits.max:
             raise OverflowError(
-                f"a value of {asked.name} from {source.min()} to {source.max()} does not fit {held.name}, in which JAX holds it; "
-                "enable 64 bits with jax.config.update('jax_enable_x64', True)"
+                f"a value of {asked.name} from {source.min()} to {source.max()} does not fit {held.name}, in which JAX holds "
+                "it; enable 64 bits with jax.config.update('jax_enable_x64', True)"
             )
     return jnp.array(source.astype(held)), asked
 

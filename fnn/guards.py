@@ -7,6 +7,7 @@ sets by content, parameters and buffers by identity and `requires_grad`, and eve
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
 import weakref
@@ -55,8 +56,8 @@ class Stateful:
             scope.set_attribute(self, name, value, traced)
         elif traced:
             raise _scope.StateError(
-                f"a traced value was assigned to {type(self).__name__}.{name} inside a JAX transformation, which it cannot leave. "
-                "Transform with fnn.jit or fnn.value_and_grad, or return the value."
+                f"a traced value was assigned to {type(self).__name__}.{name} inside a JAX transformation, which it cannot "
+                "leave. Transform with fnn.jit or fnn.value_and_grad, or return the value."
             )
         if not traced:
             object.__setattr__(self, name, value)
@@ -78,8 +79,8 @@ class Stateful:
                     recorder.see_absent(self, name)
         if _scope.was_lost(self, name):
             raise AttributeError(
-                f"{type(self).__name__}.{name} was set to a traced value inside a transformation that has ended, so it has no value "
-                f"here. Return it from forward, or take it as a result with fnn.capture(module, [{name!r}])."
+                f"{type(self).__name__}.{name} was set to a traced value inside a transformation that has ended, so it has no "
+                f"value here. Return it from forward, or take it as a result with fnn.capture(module, [{name!r}])."
             )
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
@@ -209,7 +210,7 @@ def _mutable(thing: Any) -> bool:
     """Whether a value can change without an attribute being set."""
     if isinstance(thing, tuple):
         return any(map(_mutable, thing))
-    return isinstance(thing, (list, dict, set)) and type(thing) is not Registry
+    return isinstance(thing, (list, dict, set)) and not isinstance(thing, Registry)
 
 
 class _Guard:
@@ -305,10 +306,8 @@ class Captures:
             return None
         seen.add(id(function))
         for cell in function.__closure__ or ():
-            try:
+            with contextlib.suppress(ValueError):  # raised for a name that is not assigned yet
                 self._note(lambda cell=cell: cell.cell_contents, cell.cell_contents, seen)
-            except ValueError:
-                pass  # a name that is not assigned yet
         space = function.__globals__
         for name in _names(function.__code__):
             if name in space:
@@ -343,6 +342,8 @@ class Captures:
 
     def hold(self) -> bool:
         """Whether every name still stands for the same object."""
+        if not self._names:
+            return True
         try:
             return all(lookup() is ref() for lookup, ref in self._names)
         except (LookupError, TypeError, ValueError):

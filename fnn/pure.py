@@ -15,7 +15,7 @@ from fnn import scope as _scope
 from fnn.arrays import as_array
 from fnn.guards import Stateful
 from fnn.scope import OWN, Cell, Missing, Scope
-from fnn.transforms import _plain, restartable
+from fnn.transforms import plain, restartable
 from fnn.tree import nest, unnest
 
 
@@ -87,7 +87,7 @@ def pure(module: Any) -> Layer:
         def attempt(token: bool) -> Any:
             stream.count = 0
             with _random.drawing_from(stream), Scope(held, token=token, mode=mode, writable=writable) as scope:
-                out = _plain(_method(root, method)(*args, **kwargs))
+                out = plain(_method(root, method)(*args, **kwargs))
             if state is None:
                 return out
             new = {name: scope.written.get(picture.cells[name], value) for name, value in frozen.items()}
@@ -350,7 +350,7 @@ def functional_call(
 
     def attempt(token: bool) -> Any:
         with Scope(held, token=token) as scope:
-            return _plain(module(*arguments, **(kwargs or {}))), scope.written
+            return plain(module(*arguments, **(kwargs or {}))), scope.written
 
     out, written = restartable(module, attempt)
     for values in dicts:

@@ -28,15 +28,13 @@ class Stream:
         self.outer = outer  # what initialises parameters made here, where the key is traced
         self.count = 0
 
-    def peek(self) -> tuple[Any, Any]:
-        """The key and the number of the next draw."""
-        return self.key, self.offset + self.count
-
     def advance(self, count: int = 1) -> tuple[Any, Any]:
         """Takes `count` draws; returns the key and the number of the first of them."""
-        first = self.peek()
+        number = self.offset + self.count
         self.count += count
-        return first
+        return self.key, number
+
+    operands = advance  # the same, as inputs of a compiled function
 
     def reserve(self) -> Callable[[], jax.Array]:
         """Takes one draw for later."""
@@ -54,8 +52,8 @@ class Stream:
 class NoStream:
     """Refuses draws; holds the place of the key that a pure function was not given."""
 
-    def peek(self) -> tuple[Any, Any]:
-        return default_generator.key, 0
+    def operands(self, count: int) -> tuple[Any, Any]:
+        return self.advance(count) if count else (_seed_data(0), np.uint32(0))
 
     def advance(self, count: int = 1) -> tuple[Any, Any]:
         raise StateError("a random number was asked for (dropout, for example), but apply was given no key: pass rng=key.")
@@ -89,6 +87,7 @@ class Generator:
     def manual_seed(self, seed: int) -> Generator:
         """Starts again from a seed; returns the generator."""
         self._seed = int(seed)
+        self._data: jax.Array | None = None
         self._initialized = 0
         self._set_offset(0)
         return self
@@ -116,9 +115,12 @@ class Generator:
         else:
             scope.root.put(self._cell, offset)
 
-    def peek(self) -> tuple[Any, Any]:
-        """The key and the number of the next draw."""
-        return self.key, self.offset
+    def operands(self, count: int) -> tuple[Any, Any]:
+        """As `advance`, as inputs of a compiled function: JAX dispatches plain key data faster than keys."""
+        offset = self.advance(count)[1] if count else self.offset
+        if self._data is None:
+            self._data = _seed_data(self._seed)
+        return self._data, np.uint32(offset)
 
     def advance(self, count: int = 1) -> tuple[Any, Any]:
         """Takes `count` draws; returns the key and the number of the first of them."""
@@ -168,6 +170,17 @@ def _seed_key(seed: int) -> jax.Array:
 
 
 default_generator = Generator()
+
+
+@functools.lru_cache(maxsize=16)
+def _seed_data(seed: int) -> jax.Array:
+    with jax.ensure_compile_time_eval():
+        return jax.random.key_data(_seed_key(seed))
+
+
+def typed(key: Any) -> jax.Array:
+    """A key from the operand that `operands` gave."""
+    return key if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 
 def _fold(key: Any, number: Any) -> jax.Array:
