@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fnn.functional.checks import array, floating
+from fnn.functional.checks import accumulating, array, axis, floating
 
 
 def relu(input: Any, inplace: bool = False) -> jax.Array:
@@ -17,12 +18,20 @@ def relu(input: Any, inplace: bool = False) -> jax.Array:
         input: any shape.
         inplace: accepted; arrays are immutable, so the result is always a new one.
 
+    Raises:
+        RuntimeError: for booleans and complex numbers.
+
     Example:
         >>> import jax.numpy as jnp
         >>> relu(jnp.array([-1.0, 2.0])).tolist()
         [0.0, 2.0]
     """
-    return jax.nn.relu(array(input, "input"))
+    x = array(input, "input")
+    if x.dtype == bool:
+        raise RuntimeError("Boolean inputs not supported for relu")
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise NotImplementedError(f"relu is not supported for complex types, got {x.dtype.name}")
+    return jax.nn.relu(x)
 
 
 def gelu(input: Any, approximate: str = "none") -> jax.Array:
@@ -46,17 +55,20 @@ def gelu(input: Any, approximate: str = "none") -> jax.Array:
     if approximate not in ("none", "tanh"):
         raise RuntimeError(f"approximate argument must be either none or tanh, got {approximate!r}")
     x = array(input, "input")
-    floating("gelu", x)
-    return jax.nn.gelu(x, approximate=approximate == "tanh")
+    floating("gelu", x.dtype)
+    return jax.nn.gelu(accumulating(x), approximate=approximate == "tanh").astype(x.dtype)
 
 
-def log_softmax(input: Any, dim: int | None = None, dtype: Any = None) -> jax.Array:
+def log_softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> jax.Array:
     """`log(softmax(x))` along an axis.
 
     Args:
         input: any shape, floating point.
-        dim: the axis; by default 0 for inputs of 0, 1 or 3 axes and 1 for others, as in torch.
+        dim: the axis; by default, which torch deprecates, 0 for inputs of 0, 1 or 3 axes and 1 for others.
         dtype: what to convert the input to first.
+
+    Raises:
+        IndexError: where the input has no such axis.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,7 +77,11 @@ def log_softmax(input: Any, dim: int | None = None, dtype: Any = None) -> jax.Ar
     """
     x = array(input, "input")
     x = x if dtype is None else x.astype(dtype)
-    floating("log_softmax", x)
-    return (
-        jax.nn.log_softmax(x, axis=(0 if x.ndim in (0, 1, 3) else 1) if dim is None else dim) if x.ndim else jnp.zeros_like(x)
-    )
+    floating("log_softmax", x.dtype)
+    if dim is None:
+        dim = 0 if x.ndim in (0, 1, 3) else 1
+        warnings.warn(
+            f"Implicit dimension choice for log_softmax has been deprecated; pass dim={dim}.", stacklevel=_stacklevel - 1
+        )
+    along = axis(dim, x.ndim)
+    return jax.nn.log_softmax(accumulating(x), axis=along).astype(x.dtype) if x.ndim else x - x

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnn.functional.checks import accumulating, array, floating
+from fnn.functional.checks import accumulating, array, floating, same_parameters
 from fnn.scope import Cell, write
 
 
@@ -39,22 +39,25 @@ def batch_norm(
         return_statistics: return `(output, running_mean, running_var)`, the statistics as they are after this batch.
 
     Raises:
-        ValueError: where training sees one value a channel.
-        RuntimeError: where shapes do not fit.
+        ValueError: where training sees one value a channel, or eps does not keep the variance from 0.
+        RuntimeError: where shapes do not fit or dtypes differ; parameters of a 16-bit input may be float32.
 
     References:
         Ioffe and Szegedy, Batch Normalization, https://arxiv.org/abs/1502.03167
 
     Example:
         >>> import jax.numpy as jnp
-        >>> y, mean, var = batch_norm(jnp.array([[1.0], [3.0]]), jnp.zeros(1), jnp.ones(1), training=True, return_statistics=True)
+        >>> x, mean, var = jnp.array([[1.0], [3.0]]), jnp.zeros(1), jnp.ones(1)
+        >>> y, mean, var = batch_norm(x, mean, var, training=True, return_statistics=True)
         >>> y.round(3).tolist(), mean.round(3).tolist(), var.round(3).tolist()
         ([[-1.0], [1.0]], [0.2], [1.1])
     """
     x = array(input, "input")
-    floating("batch_norm", x)
+    floating("batch_norm", x.dtype)
     if x.ndim < 2:
         raise RuntimeError(f"batch_norm: expected an input of shape (N, C, *), got {x.shape}")
+    if eps < 0 or (training and eps == 0):
+        raise ValueError(f"batch_norm eps must be {'positive during training' if training else 'non-negative'}, but got {eps}")
     channels, axes = x.shape[1], (0, *range(2, x.ndim))
     parts = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     arrays = {name: None if part is None else array(part, name) for name, part in parts.items()}
@@ -63,9 +66,12 @@ def batch_norm(
             raise RuntimeError(
                 f"{name} should contain {channels} elements, not {part.size}: got shape {part.shape} for input {x.shape}"
             )
+    same_parameters("batch_norm", x, **arrays)
     old_mean, old_var = arrays["running_mean"], arrays["running_var"]
     if not training and (old_mean is None or old_var is None):
         raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
+    if (old_mean is None) != (old_var is None):
+        raise ValueError("running_mean and running_var must either both be None or neither be None")
 
     def spread(v: jax.Array) -> jax.Array:
         return v.reshape(1, channels, *[1] * (x.ndim - 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,23 +31,53 @@ def same_dtype(function: str, **operands: Any) -> None:
         raise RuntimeError(f"{function}: expected all arguments to have the same dtype, got {got}")
 
 
-def floating(function: str, x: Any) -> None:
-    """Raises where an operand is not of floating point."""
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise RuntimeError(f'"{function}" not implemented for {x.dtype.name}: expected a floating-point dtype')
+def same_parameters(function: str, x: jax.Array, **parameters: Any) -> None:
+    """Raises where a normalization's parameters have other dtypes than torch takes: its input's, or float32 for 16 bits."""
+    dtypes = {name: part.dtype for name, part in parameters.items() if part is not None}
+    if len(set(dtypes.values())) > 1 or not set(dtypes.values()) <= {x.dtype, accumulating(x).dtype}:
+        got = ", ".join(f"{name} {dtype.name}" for name, dtype in dtypes.items())
+        wanted = " or ".join(dict.fromkeys((x.dtype.name, accumulating(x).dtype.name)))
+        raise RuntimeError(
+            f"{function}: mixed dtype: expected all parameters to be {wanted} for an input {x.dtype.name}, got {got}"
+        )
+
+
+def floating(function: str, dtype: Any) -> None:
+    """Raises where a dtype is not of floating point."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise NotImplementedError(f'"{function}" not implemented for {dtype.name}: expected a floating-point dtype')
+
+
+def integer(value: Any, name: str) -> int:
+    """A Python integer.
+
+    Raises:
+        TypeError: where it is not a whole number.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"argument '{name}' must be int or a tuple of ints, got {value!r}") from None
 
 
 def ntuple(value: Any, n: int, name: str) -> tuple[int, ...]:
     """An integer for each of n axes, from one integer or a sequence of n (or of one)."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) == 1:
-            return (int(value[0]),) * n
-        if len(value) != n:
-            raise RuntimeError(
-                f"expected {name} to be a single integer value or a list of {n} values to match the dimensions, got {value}"
-            )
-        return tuple(int(v) for v in value)
-    return (int(value),) * n
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return (integer(value, name),) * n
+    values = tuple(integer(v, name) for v in value)
+    if len(values) not in (1, n):
+        raise RuntimeError(
+            f"expected {name} to be a single integer value or a list of {n} values to match the dimensions, got {value}"
+        )
+    return values * n if len(values) == 1 else values
+
+
+def axis(dim: Any, ndim: int) -> int:
+    """The axis that a dimension names, counted from the front; a scalar counts as having one."""
+    dim, n = integer(dim, "dim"), max(ndim, 1)
+    if not -n <= dim < n:
+        raise IndexError(f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})")
+    return dim % n
 
 
 def known(value: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from fnn.functional.checks import array, ntuple, same_dtype
+from fnn.functional.checks import array, integer, ntuple, same_dtype
 
 
 def _conv(n: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> jax.Array:
@@ -24,6 +24,9 @@ def _conv(n: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any,
             f"Expected {n + 1}D (unbatched) or {n + 2}D (batched) input to {name}, but got input of size: {list(x.shape)}"
         )
     strides, dilations = ntuple(stride, n, "stride"), ntuple(dilation, n, "dilation")
+    groups = integer(groups, "groups")
+    if 0 in (w.shape[0], *w.shape[2:]):
+        raise RuntimeError(f"{name}: expected a weight with output channels and a kernel, but got size {list(w.shape)}")
     if groups < 1:
         raise RuntimeError(f"{name}: non-positive groups is not supported, got {groups}")
     if min(strides) < 1 or min(dilations) < 1:
@@ -33,8 +36,8 @@ def _conv(n: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any,
         x = x[None]
     if x.shape[1] != w.shape[1] * groups:
         raise RuntimeError(
-            f"Given groups={groups}, weight of size {list(w.shape)}, expected input{list(x.shape)} to have {w.shape[1] * groups} "
-            f"channels, but got {x.shape[1]} channels instead"
+            f"Given groups={groups}, weight of size {list(w.shape)}, expected input{list(x.shape)} to have "
+            f"{w.shape[1] * groups} channels, but got {x.shape[1]} channels instead"
         )
     if w.shape[0] % groups:
         raise RuntimeError(
@@ -58,8 +61,8 @@ def _conv(n: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any,
     padded = [size + before + after for size, (before, after) in zip(x.shape[2:], pads, strict=True)]
     if any(size < span for size, span in zip(padded, spans, strict=True)):
         raise RuntimeError(
-            f"Calculated padded input size per channel: {tuple(padded)}. Kernel size: {tuple(spans)}. Kernel size can't be greater "
-            "than actual input size"
+            f"Calculated padded input size per channel: {tuple(padded)}. Kernel size: {tuple(spans)}. Kernel size can't be "
+            "greater than actual input size"
         )
     y = lax.conv_general_dilated(x, w, strides, pads, rhs_dilation=dilations, feature_group_count=groups)
     if b is not None:

@@ -22,6 +22,7 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = F
 
     Raises:
         ValueError: where p is not between 0 and 1.
+        RuntimeError: in training, for integers.
         StateError: under plain JAX tracing without a key; see `fnn.rng`.
 
     References:
@@ -41,5 +42,7 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = F
         return x
     if p == 1.0:
         return jnp.zeros_like(x)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise RuntimeError(f"dropout: result type float32 can't be cast to the desired output type {x.dtype.name}")
     keep = jax.random.bernoulli(next_key(), 1.0 - p, x.shape)
     return jnp.where(keep, x / (1.0 - p), jnp.zeros((), x.dtype))

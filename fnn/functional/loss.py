@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fnn.functional.checks import array, floating, known, same_dtype
+from fnn.functional.checks import accumulating, array, floating, known, same_dtype
 
 
 def reduction_of(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
@@ -32,6 +33,13 @@ def reduced(values: jax.Array, reduction: str) -> jax.Array:
     return values if reduction == "none" else values.mean() if reduction == "mean" else values.sum()
 
 
+def _broadcast(*shapes: tuple[int, ...]) -> None:
+    try:
+        jnp.broadcast_shapes(*shapes)
+    except ValueError:
+        raise RuntimeError(f"the sizes {' and '.join(str(list(shape)) for shape in shapes)} cannot be broadcast") from None
+
+
 def mse_loss(
     input: Any,
     target: Any,
@@ -49,6 +57,10 @@ def mse_loss(
         reduction: none, mean or sum.
         weight: of the input's shape; the mean is then weighted.
 
+    Raises:
+        RuntimeError: where shapes cannot be broadcast.
+        ValueError: where the weight has another shape.
+
     Example:
         >>> import jax.numpy as jnp
         >>> mse_loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).item()
@@ -58,10 +70,12 @@ def mse_loss(
     x, y = array(input, "input"), array(target, "target")
     if x.shape != y.shape:
         warnings.warn(
-            f"Using a target size ({list(y.shape)}) that is different to the input size ({list(x.shape)}). This will likely lead to "
-            "incorrect results due to broadcasting. Please ensure they have the same size.",
+            f"Using a target size ({list(y.shape)}) that is different to the input size ({list(x.shape)}). This will likely "
+            "lead to incorrect results due to broadcasting. Please ensure they have the same size.",
             stacklevel=2,
         )
+        _broadcast(x.shape, y.shape)
+    floating("mse_loss", jnp.promote_types(x.dtype, y.dtype))
     values = jnp.square(x - y)
     if weight is None:
         return reduced(values, reduction)
@@ -109,7 +123,7 @@ def cross_entropy(
     reduction = reduction_of(size_average, reduce, reduction)
     x, t = array(input, "input"), array(target, "target")
     w = None if weight is None else array(weight, "weight")
-    floating("cross_entropy", x)
+    floating("cross_entropy", x.dtype)
     if not 0.0 <= label_smoothing <= 1.0:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
     if x.ndim == 0:
@@ -118,30 +132,39 @@ def cross_entropy(
     classes = x.shape[axis]
     if w is not None and w.shape != (classes,):
         raise RuntimeError(
-            f"cross_entropy: weight tensor should be defined either for all {classes} classes or no classes but got weight of shape {list(w.shape)}"
+            f"cross_entropy: weight tensor should be defined either for all {classes} classes or no classes but got weight of "
+            f"shape {list(w.shape)}"
         )
-    wide = x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
-    logs = jax.nn.log_softmax(wide, axis=axis)
+    logs = jax.nn.log_softmax(accumulating(x), axis=axis)
     by_class = None if w is None else w.reshape(classes, *[1] * (x.ndim - axis - 1))
-    if t.shape == x.shape and jnp.issubdtype(t.dtype, jnp.floating):
-        same_dtype("cross_entropy", input=x, target=t)
-        t = t * (1 - label_smoothing) + label_smoothing / classes
-        losses = -(t * logs if by_class is None else t * logs * by_class).sum(axis)
-        total = losses.sum() / (x.size // classes if reduction == "mean" else 1)
-        return (losses if reduction == "none" else total).astype(x.dtype)
     shape = x.shape[:axis] + x.shape[axis + 1 :]
+    if t.shape == x.shape:
+        if not jnp.issubdtype(t.dtype, jnp.floating):
+            raise RuntimeError(f"Expected floating point type for target with class probabilities, got {t.dtype.name}")
+        if ignore_index >= 0:
+            raise RuntimeError(f"ignore_index is not supported for floating point target, got {ignore_index}")
+        kind = jnp.promote_types(x.dtype, t.dtype)
+        t = t * (1 - label_smoothing) + label_smoothing / max(classes, 1)
+        losses = -(t * logs if by_class is None else t * logs * by_class).sum(axis)
+        return (losses.sum() / math.prod(shape) if reduction == "mean" else reduced(losses, reduction)).astype(kind)
+    if x.ndim == 1 and t.shape == (1,):
+        t = t[0]  # torch takes it, too
     if t.shape != shape:
-        raise ValueError(
-            f"Expected target of shape {list(shape)} (class indices) or {list(x.shape)} (probabilities) for input {list(x.shape)}, got {list(t.shape)}"
+        error = ValueError if x.ndim > 1 and t.shape[:1] != shape[:1] else RuntimeError
+        raise error(
+            f"Expected target of shape {list(shape)} (class indices) or {list(x.shape)} (probabilities) for input "
+            f"{list(x.shape)}, got {list(t.shape)}"
         )
     if not jnp.issubdtype(t.dtype, jnp.integer):
         raise RuntimeError(f"expected class indices of an integer dtype, got {t.dtype.name}")
+    same_dtype("cross_entropy", input=x, weight=w)
     counted = t != ignore_index
     valid = (t >= 0) & (t < classes)
     if known(t) and not bool((valid | ~counted).all()):
         wrong = t[counted & ~valid].ravel()[0]
         raise IndexError(
-            f"Target {int(wrong)} is out of bounds: expected class indices from 0 to {classes - 1}, or ignore_index {ignore_index}."
+            f"Target {int(wrong)} is out of bounds: expected class indices from 0 to {classes - 1}, or ignore_index "
+            f"{ignore_index}."
         )
     index = jnp.expand_dims(jnp.where(valid, t, 0), axis)
     picked = -jnp.take_along_axis(logs, index, axis).squeeze(axis)

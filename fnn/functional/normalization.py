@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnn.functional.checks import accumulating, array, floating
+from fnn.functional.checks import accumulating, array, floating, same_parameters
 
 
 def layer_norm(
@@ -25,7 +25,7 @@ def layer_norm(
         eps: added to the variance.
 
     Raises:
-        RuntimeError: where shapes do not fit.
+        RuntimeError: where shapes do not fit or dtypes differ; parameters of a 16-bit input may be float32.
 
     References:
         Ba, Kiros and Hinton, Layer Normalization, https://arxiv.org/abs/1607.06450
@@ -36,15 +36,15 @@ def layer_norm(
         [-1.0, 1.0]
     """
     x, shape = array(input, "input"), tuple(normalized_shape)
-    floating("layer_norm", x)
+    floating("layer_norm", x.dtype)
     if not shape:
         raise RuntimeError(
             "Expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, but got ()"
         )
     if x.shape[-len(shape) :] != shape:
         raise RuntimeError(
-            f"Given normalized_shape={list(shape)}, expected input with shape [*, {', '.join(map(str, shape))}], but got input of "
-            f"size{list(x.shape)}"
+            f"Given normalized_shape={list(shape)}, expected input with shape [*, {', '.join(map(str, shape))}], but got input "
+            f"of size{list(x.shape)}"
         )
     w, b = (None if part is None else array(part, "weight") for part in (weight, bias))
     for name, part in (("weight", w), ("bias", b)):
@@ -52,6 +52,7 @@ def layer_norm(
             raise RuntimeError(
                 f"Expected {name} to be of same shape as normalized_shape, but got {name} of shape {part.shape} and {shape}"
             )
+    same_parameters("layer_norm", x, weight=w, bias=b)
     axes = tuple(range(-len(shape), 0))
     wide = accumulating(x)
     centred = wide - wide.mean(axes, keepdims=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fnn.functional.checks import array
+from fnn.functional.checks import array, integer
 
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -25,7 +26,7 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
 
     Raises:
         RuntimeError: where a pad does not fit the input.
-        NotImplementedError: for an unknown mode.
+        NotImplementedError: for an unknown mode, or pads of too many axes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -35,7 +36,7 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
         [[3.0, 2.0, 1.0, 2.0, 3.0, 2.0]]
     """
     x = array(input, "input")
-    amounts = [int(p) for p in pad]
+    amounts = [integer(p, "pad") for p in pad]
     if len(amounts) % 2:
         raise RuntimeError(f"Padding length must be divisible by 2, got {tuple(amounts)}")
     axes = len(amounts) // 2
@@ -46,13 +47,14 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
     if mode not in _MODES:
         raise NotImplementedError(f"Unrecognised padding mode {mode}")
     widths = [(0, 0)] * (x.ndim - axes) + [(amounts[2 * i], amounts[2 * i + 1]) for i in reversed(range(axes))]
-    for axis, (before, after) in enumerate(widths):
-        size = x.shape[axis] + min(before, 0) + min(after, 0)
-        if x.shape[axis] + before + after < 0 or size < 0:
+    for axis, (before, after) in enumerate(widths[-axes:] if axes else (), x.ndim - axes):
+        size, cut = x.shape[axis], x.shape[axis] + min(before, 0) + min(after, 0)
+        least = 0 if mode in ("constant", "circular") else 1
+        if size + before + after < least or cut < 0:
             raise RuntimeError(
-                f"pad {(before, after)} on dimension {axis} leaves a negative size for an input of shape {x.shape}"
+                f"pad {(before, after)} on dimension {axis} leaves size {size + before + after} of an input of shape {x.shape}"
             )
-        limit = {"reflect": size - 1, "circular": size}.get(mode)
+        limit = {"reflect": size - 1, "replicate": math.inf if size else 0, "circular": cut}.get(mode)
         if limit is not None and max(before, after) > limit:
             raise RuntimeError(
                 f"Padding size should be less than the corresponding input dimension for mode {mode!r}, but got: padding "
@@ -67,5 +69,11 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
         raise NotImplementedError(
             f"Only 2D, 3D, 4D, 5D padding with non-constant padding are supported, got pads {tuple(amounts)} for {x.shape}"
         )
-    cut = tuple(slice(-min(b, 0), n + min(a, 0)) for n, (b, a) in zip(x.shape, widths, strict=True))
-    return jnp.pad(x[cut], [(max(b, 0), max(a, 0)) for b, a in widths], mode=_MODES[mode])
+    more, less = [(max(b, 0), max(a, 0)) for b, a in widths], [(min(b, 0), min(a, 0)) for b, a in widths]
+    if mode == "circular":
+        return jnp.pad(_cut(x, less), more, mode="wrap")
+    return _cut(jnp.pad(x, more, mode=_MODES[mode]), less)
+
+
+def _cut(x: jax.Array, widths: Sequence[tuple[int, int]]) -> jax.Array:
+    return x[tuple(slice(-before, size + after) for size, (before, after) in zip(x.shape, widths, strict=True))]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnn.functional.checks import array, ntuple
+from fnn.functional.checks import accumulating, array, floating, integer, ntuple
 
 
 def _pooled_size(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
@@ -28,14 +28,16 @@ def _max_pool(
     x = array(input, "input")
     if x.ndim not in (n + 1, n + 2):
         raise RuntimeError(f"{name}: Expected {n + 1}D or {n + 2}D input, but got input of size {list(x.shape)}")
+    if x.dtype == bool or jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise NotImplementedError(f'"{name}" not implemented for {x.dtype.name}: expected real numbers')
     kernel = ntuple(kernel_size, n, "kernel_size")
     strides = kernel if stride is None or stride == [] or stride == () else ntuple(stride, n, "stride")
     pads, dilations = ntuple(padding, n, "padding"), ntuple(dilation, n, "dilation")
     if min(kernel) < 1 or min(strides) < 1 or min(dilations) < 1:
         raise RuntimeError(f"{name}: kernel_size, stride and dilation must be positive, got {kernel}, {strides}, {dilations}")
-    if any(p < 0 or p > ((k - 1) * d + 1) // 2 for p, k, d in zip(pads, kernel, dilations, strict=True)):
+    if any(p < 0 or p > k // 2 for p, k in zip(pads, kernel, strict=True)):
         raise RuntimeError(
-            f"pad should be at most half of effective kernel size, but got pad={pads}, kernel_size={kernel}, dilation={dilations}"
+            f"pad should be non-negative and at most half of kernel size, but got pad={pads}, kernel_size={kernel}"
         )
     space = x.shape[-n:]
     shape = [_pooled_size(*sizes, ceil_mode) for sizes in zip(space, kernel, strides, pads, dilations, strict=True)]
@@ -48,7 +50,7 @@ def _max_pool(
     ]
     lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     lead = x.ndim - n
-    if not return_indices:
+    if not return_indices and max(dilations) == 1:  # with dilation JAX has no derivative of it
         return lax.reduce_window(
             x,
             np.asarray(lowest, x.dtype)[()],
@@ -56,7 +58,6 @@ def _max_pool(
             (1,) * lead + kernel,
             (1,) * lead + strides,
             [(0, 0)] * lead + list(zip(pads, ends, strict=True)),
-            window_dilation=(1,) * lead + dilations,
         )
     widths = [(0, 0)] * lead + list(zip(pads, ends, strict=True))
     places = jnp.arange(math.prod(space), dtype=jnp.int32).reshape(space)
@@ -76,7 +77,7 @@ def _max_pool(
         else:
             better = ((value > best) | jnp.isnan(value) | (index < 0)) & (place >= 0)
             best, index = jnp.where(better, value, best), jnp.where(better, place, index)
-    return best, index
+    return (best, index) if return_indices else best
 
 
 def max_pool1d(
@@ -170,7 +171,7 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> jax.Array:
         output_size: one number, or (H_out, W_out); None keeps the size of the input.
 
     Raises:
-        RuntimeError: where the input has another number of axes.
+        RuntimeError: where the input has another number of axes, or an empty one.
 
     Example:
         >>> import jax.numpy as jnp
@@ -180,13 +181,20 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> jax.Array:
     x = array(input, "input")
     if x.ndim not in (3, 4):
         raise RuntimeError(f"adaptive_avg_pool2d(): Expected 3D or 4D tensor, but got {list(x.shape)}")
+    floating("adaptive_avg_pool2d", x.dtype)
+    if 0 in x.shape[-2:]:
+        raise RuntimeError(
+            f"adaptive_avg_pool2d(): Expected input to have non-zero size for non-batch dimensions, but input has sizes "
+            f"{list(x.shape)}"
+        )
     sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size, output_size)
     if len(sizes) != 2:
         raise RuntimeError(f"adaptive_avg_pool2d: output_size must be 2, got {len(sizes)} numbers")
+    y = accumulating(x)
     for axis, size in zip((-2, -1), sizes, strict=True):
         if size is not None and size != x.shape[axis]:
-            x = _adaptive_mean(x, axis, int(size))
-    return x
+            y = _adaptive_mean(y, axis, integer(size, "output_size"))
+    return y.astype(x.dtype)
 
 
 def _adaptive_mean(x: jax.Array, axis: int, out: int) -> jax.Array:
@@ -200,4 +208,5 @@ def _adaptive_mean(x: jax.Array, axis: int, out: int) -> jax.Array:
     for i in range(out):
         start, end = i * size // out, -(-(i + 1) * size // out)
         weights[start:end, i] = 1 / (end - start)
-    return jnp.moveaxis(jnp.moveaxis(x, axis, -1) @ jnp.asarray(weights, x.dtype), -1, axis)
+    means = jnp.matmul(jnp.moveaxis(x, axis, -1), jnp.asarray(weights, x.dtype), precision=lax.Precision.HIGHEST)
+    return jnp.moveaxis(means, -1, axis)

@@ -28,7 +28,7 @@ def embedding(
         weight: (num_embeddings, embedding_dim).
         padding_idx: the row that takes no gradient.
         max_norm: rows that are looked up and have a larger norm are scaled down to it first, in the weight itself, which
-            must then be a Parameter or Buffer.
+            if that is a Parameter or Buffer.
         norm_type: the p of that norm.
         scale_grad_by_freq: divide the gradient of a row by how often the indices name it.
         sparse: accepted; gradients are dense.
@@ -47,9 +47,9 @@ def embedding(
         [[3.0, 4.0], [1.0, 2.0]]
     """
     index, table = array(input, "input"), array(weight, "weight")
-    if not jnp.issubdtype(index.dtype, jnp.integer):
+    if index.dtype not in (jnp.int32, jnp.int64):
         raise RuntimeError(
-            f"Expected tensor for argument 'indices' to have an integer dtype (int64 or int32), but got {index.dtype.name}"
+            f"Expected tensor for argument 'indices' to have one of the dtypes int64 and int32, but got {index.dtype.name}"
         )
     if table.ndim != 2:
         raise RuntimeError(f"'weight' must be 2-D, got shape {table.shape}")
@@ -64,18 +64,17 @@ def embedding(
         padding_idx %= rows
     index = jnp.where(index < 0, rows, index)  # a negative index would count from the end
     if max_norm is not None:
-        if not isinstance(weight, Cell):
-            raise RuntimeError("max_norm changes the weight in place, so it must be a Parameter or Buffer, got an array")
         norms = jnp.linalg.norm(table, norm_type, axis=1, keepdims=True)
         used = jnp.zeros((rows, 1), bool).at[index.ravel()].set(True, mode="drop")
         scaled = jnp.where(used & (norms > max_norm), table * (max_norm / (norms + 1e-7)), table)
         table = table + lax.stop_gradient(scaled.astype(table.dtype) - table)  # torch takes no gradient of the scaling
-        write(weight, table)
+        if isinstance(weight, Cell):
+            write(weight, table)
     out = jnp.take(table, index, axis=0, mode="fill", fill_value=jnp.nan)
     if scale_grad_by_freq:
         counts = jnp.zeros(rows, table.dtype).at[index.ravel()].add(1, mode="drop")
         share = jnp.take(1 / jnp.maximum(counts, 1), index, mode="clip")[..., None]
-        out = lax.stop_gradient(out) + (out - lax.stop_gradient(out)) * share
+        out = lax.stop_gradient(out) + (out - lax.stop_gradient(out)) * share.astype(out.dtype)
     if padding_idx is not None:
         out = jnp.where((index == padding_idx)[..., None], lax.stop_gradient(out), out)
     return out

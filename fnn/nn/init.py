@@ -7,15 +7,20 @@ when it is first looked at.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
 
+from fnn.functional.checks import floating
 from fnn.nn.parameter import Handle, Initializer
 from fnn.random import Generator
+
+P = ParamSpec("P")
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
@@ -61,9 +66,37 @@ def _calculate_fan_in_and_fan_out(tensor: Any) -> tuple[int, int]:
     return _fans(tensor.shape)
 
 
+def _pure(make: Callable[P, Initializer]) -> Callable[P, Initializer]:
+    """Refuses a parameter as the first argument: torch once had in-place functions by these names, too."""
+
+    @functools.wraps(make)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Initializer:
+        if args and isinstance(args[0], Handle):
+            name = make.__name__
+            raise TypeError(f"nn.init.{name} makes an initialiser f(key, shape, dtype); use nn.init.{name}_ to set a parameter")
+        return make(*args, **kwargs)
+
+    return checked
+
+
+def _drawn(draw: Callable[[Any, Any, Any], jax.Array]) -> Initializer:
+    """An initialiser that draws in at least float32: in 16 bits there are few random numbers, and no tails."""
+
+    def initializer(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        floating("nn.init", jnp.dtype(dtype))
+        return draw(key, shape, jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+
+    return initializer
+
+
+@_pure
 def constant(val: float) -> Initializer:
     """Every element is `val`."""
-    return lambda key, shape, dtype=jnp.float32: jnp.full(shape, val, dtype)
+
+    def initializer(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        return jnp.full(shape, val, dtype)
+
+    return initializer
 
 
 def zeros(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
@@ -76,64 +109,88 @@ def ones(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
     return jnp.ones(shape, dtype)
 
 
+def _interval(a: float, b: float) -> None:
+    if a > b:
+        raise RuntimeError(f"expected an interval [a, b], but got a={a} > b={b}")
+
+
+@_pure
 def uniform(a: float = 0.0, b: float = 1.0) -> Initializer:
     """Uniform on [a, b)."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, a, b)
+    _interval(a, b)
+    return _drawn(lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, a, b))
 
 
+@_pure
 def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
     """Normal with a mean and a standard deviation."""
-    return lambda key, shape, dtype=jnp.float32: jnp.asarray(mean + std * jax.random.normal(key, shape, dtype), dtype)
+    if std < 0:
+        raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
+    return _drawn(lambda key, shape, dtype: mean + std * jax.random.normal(key, shape, dtype))
 
 
+@_pure
 def trunc_normal(mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Initializer:
     """Normal with a mean and a standard deviation, restricted to [a, b]."""
+    _interval(a, b)
+    if mean < a - 2 * std or mean > b + 2 * std:
+        warnings.warn(
+            f"mean {mean} is more than 2 std {std} from [a, b] = [{a}, {b}] in nn.init.trunc_normal: the distribution of "
+            "values may be incorrect.",
+            stacklevel=3,
+        )
     low, high = (a - mean) / std, (b - mean) / std
-
-    def draw(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
-        return jnp.clip(mean + std * jax.random.truncated_normal(key, low, high, shape, dtype), a, b).astype(dtype)
-
-    return draw
+    return _drawn(
+        lambda key, shape, dtype: jnp.clip(mean + std * jax.random.truncated_normal(key, low, high, shape, dtype), a, b)
+    )
 
 
+@_pure
 def xavier_uniform(gain: float = 1.0) -> Initializer:
     """Uniform on ±gain·√(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
-    return lambda key, shape, dtype=jnp.float32: _symmetric(gain * math.sqrt(6.0 / sum(_fans(shape))))(key, shape, dtype)
+    return _symmetric(lambda shape: gain * math.sqrt(6.0 / sum(_fans(shape))))
 
 
+@_pure
 def xavier_normal(gain: float = 1.0) -> Initializer:
     """Normal with standard deviation gain·√(2 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
-    return lambda key, shape, dtype=jnp.float32: normal(0.0, gain * math.sqrt(2.0 / sum(_fans(shape))))(key, shape, dtype)
+    return _centred(lambda shape: gain * math.sqrt(2.0 / sum(_fans(shape))))
 
 
+@_pure
 def kaiming_uniform(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
     """Uniform on ±gain·√(3 / fan) (He et al., 2015)."""
     gain, fan = calculate_gain(nonlinearity, a), _fan_of(mode)
-    return lambda key, shape, dtype=jnp.float32: _symmetric(math.sqrt(3.0) * gain / math.sqrt(fan(shape)))(key, shape, dtype)
+    return _symmetric(lambda shape: math.sqrt(3.0) * gain / math.sqrt(fan(shape)))
 
 
+@_pure
 def kaiming_normal(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
     """Normal with standard deviation gain / √fan (He et al., 2015)."""
     gain, fan = calculate_gain(nonlinearity, a), _fan_of(mode)
-    return lambda key, shape, dtype=jnp.float32: normal(0.0, gain / math.sqrt(fan(shape)))(key, shape, dtype)
+    return _centred(lambda shape: gain / math.sqrt(fan(shape)))
 
 
-def _symmetric(bound: float) -> Initializer:
-    return uniform(-bound, bound)
+def _symmetric(bound: Callable[[Any], float]) -> Initializer:
+    return _drawn(lambda key, shape, dtype: bound(shape) * jax.random.uniform(key, shape, dtype, -1, 1))
+
+
+def _centred(std: Callable[[Any], float]) -> Initializer:
+    return _drawn(lambda key, shape, dtype: std(shape) * jax.random.normal(key, shape, dtype))
 
 
 def _fan_of(mode: str) -> Any:
     mode = mode.lower()
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"Mode {mode} not supported, please use one of ['fan_in', 'fan_out']")
-    return lambda shape: _fans(shape)[mode == "fan_out"]
+    return lambda shape: max(_fans(shape)[mode == "fan_out"], 1)  # where it is 0 there is nothing to draw
 
 
 def _set(tensor: Any, initializer: Initializer, generator: Generator | None = None) -> Any:
     if not isinstance(tensor, Handle):
         raise TypeError(
-            f"the in-place functions of nn.init change a Parameter or Buffer, got {type(tensor).__name__}: arrays are immutable. "
-            "The form without the underscore is a pure initialiser f(key, shape, dtype)."
+            f"the in-place functions of nn.init change a Parameter or Buffer, got {type(tensor).__name__}: arrays are "
+            "immutable. The form without the underscore is a pure initialiser f(key, shape, dtype)."
         )
     return tensor.initialize(initializer, generator)
 

@@ -23,6 +23,7 @@ _ARGS = """
             in evaluation mode.
         device: where the parameters are; by default where JAX puts arrays.
         dtype: of the parameters.
+        bias: whether there is a bias, with the weight.
 """
 _ATTRIBUTES = """
     Attributes:
@@ -54,6 +55,8 @@ class _NormBase(Module):
         track_running_stats: bool = True,
         device: Any = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.num_features = num_features
@@ -61,8 +64,8 @@ class _NormBase(Module):
         self.momentum = momentum
         self.affine = affine
         self.track_running_stats = track_running_stats
-        for name in ("weight", "bias"):
-            self.register_parameter(name, Parameter(init.zeros, (num_features,), dtype) if affine else None)
+        for name, wanted in (("weight", affine), ("bias", affine and bias)):
+            self.register_parameter(name, Parameter(init.zeros, (num_features,), dtype) if wanted else None)
         for name in ("running_mean", "running_var"):
             self.register_buffer(name, Buffer(init.zeros, (num_features,), dtype) if track_running_stats else None)
         self.register_buffer("num_batches_tracked", Buffer(init.zeros, (), np.int64) if track_running_stats else None)
@@ -81,7 +84,8 @@ class _NormBase(Module):
         self.reset_running_stats()
         if self.affine:
             init.ones_(self.weight)
-            init.zeros_(self.bias)
+            if self.bias is not None:
+                init.zeros_(self.bias)
 
     def _check_input_dim(self, input: Any) -> None:
         raise NotImplementedError
@@ -89,7 +93,7 @@ class _NormBase(Module):
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
@@ -149,7 +153,7 @@ class BatchNorm1d(_BatchNorm):
 
 
 class BatchNorm2d(_BatchNorm):
-    __doc__ = f"""Normalizes each channel over the batch and two axes of space: `(x − E[x]) / √(Var[x] + eps) · weight + bias`.
+    __doc__ = f"""Normalizes each channel over batch and two axes of space: `(x − E[x]) / √(Var[x] + eps) · weight + bias`.
 {_ARGS}
     Shape:
         (N, C, H, W), and the same out.
@@ -165,7 +169,7 @@ class BatchNorm2d(_BatchNorm):
 
 
 class BatchNorm3d(_BatchNorm):
-    __doc__ = f"""Normalizes each channel over the batch and three axes of space: `(x − E[x]) / √(Var[x] + eps) · weight + bias`.
+    __doc__ = f"""Normalizes each channel over batch and three axes of space: `(x − E[x]) / √(Var[x] + eps) · weight + bias`.
 {_ARGS}
     Shape:
         (N, C, D, H, W), and the same out.

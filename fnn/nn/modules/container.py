@@ -211,7 +211,8 @@ class ModuleDict(Module):
 
     def __getitem__(self, key: str) -> Module:
         touch(self)
-        return self._modules[key]  # type: ignore[no-any-return]
+        module: Module = self._modules[key]
+        return module
 
     def __setitem__(self, key: str, module: Module) -> None:
         self.add_module(key, module)
@@ -407,7 +408,7 @@ class ParameterDict(Module):
 
     def get(self, key: str, default: Any = None) -> Any:
         """The parameter of a name, or the default."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         """The parameter of a name, which becomes the default where there is none."""
@@ -443,7 +444,8 @@ class ParameterDict(Module):
         """Adds parameters from a mapping or from pairs of name and value."""
         if not isinstance(parameters, Iterable):
             raise TypeError(
-                f"ParametersDict.update should be called with an iterable of key/value pairs, but got {type(parameters).__name__}"
+                f"ParametersDict.update should be called with an iterable of key/value pairs, but got "
+                f"{type(parameters).__name__}"
             )
         for key, value in parameters.items() if isinstance(parameters, (Mapping, ParameterDict)) else parameters:
             self[key] = value

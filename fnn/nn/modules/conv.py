@@ -104,7 +104,7 @@ class _ConvNd(Module):
 
     def forward(self, input: Any) -> jax.Array:
         function = (F.conv1d, F.conv2d, F.conv3d)[self._axes - 1]
-        padding = self.padding
+        padding: Any = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._pads(), mode=self.padding_mode), 0
         return function(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from fnn.functional.checks import axis
 from fnn.nn.modules.module import Module
 
 
@@ -36,21 +38,12 @@ class Flatten(Module):
 
     def forward(self, input: Any) -> jax.Array:
         shape = jnp.shape(input)
-        n = max(len(shape), 1)
-        for dim in (self.start_dim, self.end_dim):
-            if not -n <= dim < n:
-                raise IndexError(
-                    f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim}) for an input of shape {shape}"
-                )
-        start, end = self.start_dim % n, self.end_dim % n
+        start, end = axis(self.start_dim, len(shape)), axis(self.end_dim, len(shape))
         if start > end:
             raise RuntimeError(
                 f"flatten() has invalid args: start_dim cannot come after end_dim, got {self.start_dim} and {self.end_dim}"
             )
-        size = 1
-        for part in shape[start : end + 1]:
-            size *= part
-        return jnp.reshape(input, (*shape[:start], size, *shape[end + 1 :]))
+        return jnp.reshape(input, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
     def extra_repr(self) -> str:
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"

@@ -133,4 +133,5 @@ class Embedding(Module):
         table = to_array(embeddings)
         if table.ndim != 2:
             raise AssertionError(f"Embeddings parameter is expected to be 2-dimensional, got shape {table.shape}")
-        return cls(*table.shape, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, _weight=table, _freeze=freeze)
+        rows, dim = table.shape
+        return cls(rows, dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, _weight=table, _freeze=freeze)
