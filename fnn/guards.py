@@ -216,15 +216,17 @@ def _mutable(thing: Any) -> bool:
 class _Guard:
     """The snapshot of one object's attributes."""
 
-    __slots__ = ("absent", "attributes", "mutable", "ref")
+    __slots__ = ("absent", "attributes", "mutable", "names", "ref")
 
     def __init__(self, thing: Stateful):
         self.ref = weakref.ref(thing)
+        self.names = set(vars(thing))
         self.attributes = {name: _look(value) for name, value in vars(thing).items()}
         self.mutable = [name for name, value in vars(thing).items() if _mutable(value)]
         self.absent: set[str] = set()
 
     def ignore(self, name: str) -> None:
+        self.names.add(name)
         self.attributes.pop(name, None)
         self.absent.discard(name)
         if name in self.mutable:
@@ -239,6 +241,9 @@ class _Guard:
         for name, item in self.attributes.items():
             if not item.matches(now.get(name, _ABSENT)):
                 return f"{type(thing).__name__}.{name.lstrip('_')}"
+        for name in now.keys() - self.names:  # a new attribute counts where it hides one of the class
+            if hasattr(type(thing), name):
+                return f"{type(thing).__name__}.{name}"
         for name in self.absent:
             if name in now or any(name in now.get(registry, ()) for registry in ("_parameters", "_buffers", "_modules")):
                 return f"{type(thing).__name__}.{name}"

@@ -125,8 +125,7 @@ class Generator:
     def advance(self, count: int = 1) -> tuple[Any, Any]:
         """Takes `count` draws; returns the key and the number of the first of them."""
         scope = _scope.current()
-        in_staged_code = (not _scope.at_top() and _scope.staged()) if scope is None else scope.root.staged
-        if in_staged_code:
+        if _scope.in_staged_code() if scope is None else scope.root.staged:
             raise StateError(
                 "a random number was asked of the default generator inside plain JAX tracing (jax.jit, scan, ...): it would be "
                 "drawn once and be a constant of the compiled function. Use fnn.jit, or fnn.pure(module) with apply(..., rng=key), "
@@ -164,7 +163,7 @@ class Generator:
 
 @functools.lru_cache(maxsize=16)
 def _seed_key(seed: int) -> jax.Array:
-    with jax.ensure_compile_time_eval():
+    with jax.core.eval_context():
         key = jax.random.key(seed & 0xFFFFFFFF)
         return key if 0 <= seed < 1 << 32 else _fold(key, (seed >> 32) & 0xFFFFFFFF)
 
@@ -174,7 +173,7 @@ default_generator = Generator()
 
 @functools.lru_cache(maxsize=16)
 def _seed_data(seed: int) -> jax.Array:
-    with jax.ensure_compile_time_eval():
+    with jax.core.eval_context():
         return jax.random.key_data(_seed_key(seed))
 
 

@@ -76,9 +76,14 @@ def at_top() -> bool:
     """Whether no JAX transformation is in progress in this thread."""
     global _eager_trace
     if _eager_trace is None:
-        with jax.ensure_compile_time_eval():
+        with jax.core.eval_context():
             _eager_trace = get_opaque_trace_state()
     return bool(get_opaque_trace_state() == _eager_trace)
+
+
+def in_staged_code() -> bool:
+    """Whether JAX is staging the code that runs now; cheap where no transformation is in progress."""
+    return not at_top() and staged()
 
 
 def changed() -> None:
@@ -138,7 +143,7 @@ class Cell:
         scope = _current.get()
         if scope is not None:
             return scope.read(self)
-        if not at_top() and staged():
+        if in_staged_code():
             self.bake()
         return self._concrete()
 
@@ -171,9 +176,9 @@ def store(written: Mapping[Cell, Any]) -> None:
     global version
     if not written:
         return
-    in_staged_code = not at_top() and staged()
+    refused = in_staged_code()
     for cell, value in written.items():
-        if in_staged_code or is_tracer(value):
+        if refused or is_tracer(value):
             raise StateError(
                 f"{cell.label} was given a value inside a JAX transformation (jax.jit, grad, vmap, scan, ...), which cannot "
                 "leave it: a traced value would stay in the module. Transform with fnn.jit, fnn.value_and_grad or "
@@ -226,6 +231,7 @@ class Scope:
         recorder: where given, it is told of the modules that the code looks at (`fnn.jit` guards them).
         writable: where given, the only cells that may be written, and an explanation.
         block: whether it is the scope of a `with` block, which cannot run again with a token; modules called in it can.
+        staged: whether plain JAX is staging the code; by default what holds where the scope is opened.
     """
 
     def __init__(
@@ -238,6 +244,7 @@ class Scope:
         recorder: Any = None,
         writable: tuple[Iterable[Cell], str] | None = None,
         block: bool = False,
+        staged: bool | None = None,
     ):
         self.held = dict(held or {})
         self.written: dict[Cell, Any] = {}
@@ -246,6 +253,7 @@ class Scope:
         self.recorders = () if recorder is None else (recorder,)
         self.writable = None if writable is None else (set(writable[0]), writable[1])
         self.block = block
+        self._around = staged
         self.outer: Scope | None = None
         self.closed = False
         self.inner_reads = False
@@ -258,14 +266,14 @@ class Scope:
         self.outer = outer = _current.get()
         self.serial = next(_serials)
         self.trace = get_opaque_trace_state()
-        self.staged = not at_top() and staged()
+        self.staged = in_staged_code() if self._around is None else self._around
         if outer is not None:
             self.recorders = outer.recorders + self.recorders
         if self.mode is INHERIT:
             self.mode = OWN if outer is None else outer.mode
         self.root: Scope = self if outer is None else outer.root
-        if self._wants_token or self.staged or _token.value is not None:
-            fresh = self.held or self.staged or outer is not None
+        if self._wants_token or self.staged or self._around is not None or _token.value is not None:
+            fresh = self.held or self.staged or self._around is not None or outer is not None
             self._token = _token(next(_tokens) if fresh else ("values", version, epoch))
             self._token.__enter__()
         self._reset = _current.set(self)

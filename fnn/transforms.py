@@ -252,11 +252,12 @@ def checkpoint(function: Callable[..., Any], **options: Any) -> Callable[..., An
         leaves, tree = jax.tree.flatten((args, kwargs))
         arrays = [None if isinstance(leaf, Stateful) else leaf for leaf in leaves]
         cells: list[Cell] = []
+        staged = _scope.in_staged_code()  # before our own staging, which no other call sees
 
         def inner(arrays: Any) -> Any:
             placed = [leaf if isinstance(leaf, Stateful) else array for leaf, array in zip(leaves, arrays, strict=True)]
             args, kwargs = jax.tree.unflatten(tree, placed)
-            with Scope() as scope:
+            with Scope(staged=staged) as scope:
                 out = plain(function(*args, **kwargs))
             cells[:] = scope.written
             return out, tuple(scope.written.values())

@@ -74,7 +74,7 @@ class Handle(Cell):
 
     def _concrete(self) -> Any:
         if self._value is None and self._initializer is not None:
-            with jax.ensure_compile_time_eval():
+            with jax.core.eval_context():
                 self._value = self.draw(self._key())
         return self._value
 
