@@ -208,9 +208,7 @@ def backward(function: Callable[..., Any], *args: Any, has_aux: bool = False, **
     """
     numbers = [i for i, arg in enumerate(args) if any(isinstance(leaf, Stateful) for leaf in jax.tree.leaves(arg))]
     if not numbers:
-        raise ValueError(
-            "fnn.backward takes the gradient in modules, and none of the arguments is one: fnn.backward(f, net, x, ...)"
-        )
+        raise ValueError("fnn.backward takes the gradient in modules, and no argument is one: fnn.backward(f, net, x, ...)")
 
     def scalar(*args: Any, **kwargs: Any) -> Any:
         out = function(*args, **kwargs)

@@ -100,9 +100,7 @@ def test_a_change_is_seen(change, way, method):
         np.testing.assert_allclose(function(), getattr(net, method)(x), rtol=1e-5)
     CHANGES[change](net)
     rtol = 0.1 if change == "the dtype" else 1e-5
-    np.testing.assert_allclose(
-        np.asarray(function(), np.float32), np.asarray(getattr(net, method)(x), np.float32), rtol=rtol
-    )
+    np.testing.assert_allclose(np.asarray(function(), np.float32), np.asarray(getattr(net, method)(x), np.float32), rtol=rtol)
 
 
 def test_requires_grad_is_seen():
@@ -344,7 +342,9 @@ def test_a_layer_that_forward_builds_is_trained_afterwards():
 
 def test_static_arguments():
     net = nn.Linear(3, 3)
-    function = fnn.jit(lambda net, x, double, *, mode: net(x) * (2 if double else 1) * len(mode), static_argnums=2, static_argnames="mode")
+    function = fnn.jit(
+        lambda net, x, double, *, mode: net(x) * (2 if double else 1) * len(mode), static_argnums=2, static_argnames="mode"
+    )
     np.testing.assert_allclose(function(net, X, True, mode="abc"), 6 * net(X), rtol=1e-6)
     np.testing.assert_allclose(function(net, X, False, mode="a"), net(X), rtol=1e-6)
     with pytest.raises(ValueError, match="hashable"):

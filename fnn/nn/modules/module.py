@@ -151,21 +151,21 @@ class Module(Stateful):
         if isinstance(value, Parameter):
             self._make_room(name, "_parameters")
             self.register_parameter(name, value)
-        elif isinstance(value, Module):
-            self._make_room(name, "_modules")
-            self._modules[name] = value
-        elif isinstance(value, Buffer):
-            self._make_room(name, "_buffers")
-            persistent = name not in self._non_persistent_buffers_set if name in self._buffers else value.persistent
-            self._add_buffer(name, value, persistent)
         elif name in attributes.get("_parameters", ()):
             if value is not None:
                 raise TypeError(f"cannot assign '{type(value).__name__}' as parameter '{name}' (Parameter or None expected)")
             self._parameters[name] = None
+        elif isinstance(value, Module):
+            self._make_room(name, "_modules")
+            self._modules[name] = value
         elif name in attributes.get("_modules", ()):
             if value is not None:
                 raise TypeError(f"cannot assign '{type(value).__name__}' as child module '{name}' (Module or None expected)")
             self._modules[name] = None
+        elif isinstance(value, Buffer):
+            self._make_room(name, "_buffers")
+            persistent = name not in self._non_persistent_buffers_set if name in self._buffers else value.persistent
+            self._add_buffer(name, value, persistent)
         elif name in attributes.get("_buffers", ()):
             if value is None:
                 self._buffers[name] = None
