@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ _ABSENT: Any = object()
 _SCALARS = (type(None), bool, int, float, complex, str, bytes)
 
 
-class Registry(dict[str, Any]):
+class Registry(dict[Any, Any]):
     """A dict whose every change is noted, so that guards need not compare it at each call."""
 
     __slots__ = ()
@@ -297,28 +298,28 @@ class Captures:
 
     def _visit(self, function: Any, seen: set[int]) -> None:
         if isinstance(function, Stateful):
-            return self._note(lambda: function, function, seen)
+            return self._note(functools.partial(_itself, function), function, seen)
         if isinstance(function, functools.partial):
             for part in (function.func, *function.args, *function.keywords.values()):
-                self._note(lambda part=part: part, part, seen)
+                self._note(functools.partial(_itself, part), part, seen)
             return None
         function = getattr(function, "__wrapped__", function)
         if isinstance(function, types.MethodType):
             owner = function.__self__
-            self._note(lambda: owner, owner, seen)
+            self._note(functools.partial(_itself, owner), owner, seen)
             function = function.__func__
         if not isinstance(function, types.FunctionType) or id(function) in seen:
             return None
         seen.add(id(function))
         for cell in function.__closure__ or ():
             with contextlib.suppress(ValueError):  # raised for a name that is not assigned yet
-                self._note(lambda cell=cell: cell.cell_contents, cell.cell_contents, seen)
+                self._note(functools.partial(getattr, cell, "cell_contents"), cell.cell_contents, seen)
         space = function.__globals__
         for name in _names(function.__code__):
             if name in space:
                 value = space[name]
                 if not isinstance(value, types.FunctionType) or value.__globals__ is space:
-                    self._note(lambda name=name: space.get(name), value, seen)
+                    self._note(functools.partial(space.get, name), value, seen)
         return None
 
     def _note(self, lookup: Callable[[], Any], value: Any, seen: set[int]) -> None:
@@ -328,18 +329,20 @@ class Captures:
         elif isinstance(value, (types.FunctionType, types.MethodType, functools.partial)) or hasattr(value, "__wrapped__"):
             self._visit(value, seen)
         elif id(value) not in seen:  # a list or dict of modules, or an object with modules as attributes
-            if isinstance(value, (list, tuple)):
-                things: Any = enumerate(value)
-            elif isinstance(value, dict):
-                things = value.items()
-            elif isinstance(value, (type, types.ModuleType)) or not hasattr(value, "__dict__"):
-                return
-            else:
-                lookup, things = (lambda lookup=lookup: vars(lookup())), vars(value).items()
             seen.add(id(value))
-            for key, thing in things:
-                if isinstance(thing, Stateful):
-                    self._note(lambda key=key: lookup()[key], thing, seen)
+            if isinstance(value, (list, tuple)):
+                for i, thing in enumerate(value):
+                    self._note_member(lookup, operator.getitem, i, thing, seen)
+            elif isinstance(value, dict):
+                for key, thing in value.items():
+                    self._note_member(lookup, operator.getitem, key, thing, seen)
+            elif hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType)):
+                for name, thing in vars(value).items():
+                    self._note_member(lookup, getattr, name, thing, seen)
+
+    def _note_member(self, lookup: Any, get: Any, key: Any, thing: Any, seen: set[int]) -> None:
+        if isinstance(thing, Stateful):
+            self._note(lambda: get(lookup(), key), thing, seen)
 
     def release(self) -> None:
         """Lets go of the objects, which are needed only for the first trace."""
@@ -351,8 +354,12 @@ class Captures:
             return True
         try:
             return all(lookup() is ref() for lookup, ref in self._names)
-        except (LookupError, TypeError, ValueError):
+        except (AttributeError, LookupError, TypeError, ValueError):
             return False
+
+
+def _itself(thing: Any) -> Any:
+    return thing
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
@@ -366,8 +373,8 @@ class Guards:
     """What one compiled function rests on."""
 
     def __init__(self, recorder: Recorder, epoch: int, earlier: Guards | None = None):
-        self.guards = recorder.guards() + (earlier.guards if earlier else [])
-        self.assigned = recorder.assigned | (earlier.assigned if earlier else set())
+        self.guards: list[_Guard] = recorder.guards() + (earlier.guards if earlier else [])
+        self.assigned: set[tuple[int, str]] = recorder.assigned | (earlier.assigned if earlier else set())
         self._epoch = epoch
         self._mutable = [guard for guard in self.guards if guard.mutable]
 

@@ -46,7 +46,7 @@ class Optimizer(Stateful):
         self.transformation = optax.with_extra_args_support(transformation)
         self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         state = self.transformation.init(self._values())
-        leaves, self._tree = jax.tree.flatten(state)
+        leaves, self._tree = jax.tree_util.tree_flatten(state)
         self._state = [Cell(as_array(leaf), "the optimizer's state") for leaf in leaves]
 
     def _values(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Optimizer(Stateful):
         values = self._values()
         updates, state = self.transformation.update(nest(gradients), self.state, values, **extra)
         new = unnest(optax.apply_updates(values, updates))
-        if jax.tree.structure(state) != self._tree:
+        if jax.tree.structure(state) != self._tree:  # type: ignore[operator]
             raise ValueError("the transformation changed the structure of its state")
         paths = [path for path, _ in jax.tree.leaves_with_path(state)]
         frozen = {tuple(name.split(".")) for name in still}

@@ -77,7 +77,7 @@ def pure(module: Any) -> Layer:
     ) -> Any:
         """The output of forward for these parameters; with `state` given, `(output, new_state)`."""
         held, frozen = picture.hold(params, state)
-        stream = _random.NoStream() if rng is None else _random.Stream(_random.as_key(rng))
+        stream: Any = _random.NoStream() if rng is None else _random.Stream(_random.as_key(rng))
         writable = (
             (picture.cells[name] for name in frozen),
             "apply returns only state: the cell is not in it, or no state was given (pass state=)",
@@ -186,7 +186,7 @@ def _drawing(cell: Any) -> Callable[[Any], Any]:
     """How to draw the value of a cell, whatever becomes of the cell later."""
     if cell.drawn:
         copied = cell.__deepcopy__({})
-        return lambda key: copied.draw(key)  # type: ignore[no-any-return]
+        return lambda key: copied.draw(key)
     value = cell.value
     return lambda key: value
 
@@ -322,9 +322,8 @@ def functional_call(
         >>> fnn.functional_call(net, {"weight": jnp.ones((1, 2)), "bias": jnp.zeros(1)}, jnp.ones(2)).tolist()
         [2.0]
     """
-    dicts = (
-        [parameter_and_buffer_dicts] if isinstance(parameter_and_buffer_dicts, Mapping) else list(parameter_and_buffer_dicts)
-    )
+    given_one = isinstance(parameter_and_buffer_dicts, Mapping)
+    dicts: list[Any] = [parameter_and_buffer_dicts] if given_one else list(parameter_and_buffer_dicts)
     names = [name for values in dicts for name in values]
     if len(set(names)) != len(names):
         raise ValueError(f"{sorted({name for name in names if names.count(name) > 1})} appeared in multiple dictionaries")

@@ -39,7 +39,7 @@ class Stream:
     def reserve(self) -> Callable[[], jax.Array]:
         """Takes one draw for later."""
         if self.outer is not None:
-            return self.outer.reserve()  # type: ignore[no-any-return]
+            return self.outer.reserve()
         if _scope.is_tracer(self.key):
             raise StateError(
                 "a parameter cannot be initialised from a traced key, since it would keep the traced value. Build the module "
@@ -128,8 +128,8 @@ class Generator:
         if _scope.in_staged_code() if scope is None else scope.root.staged:
             raise StateError(
                 "a random number was asked of the default generator inside plain JAX tracing (jax.jit, scan, ...): it would be "
-                "drawn once and be a constant of the compiled function. Use fnn.jit, or fnn.pure(module) with apply(..., rng=key), "
-                "or draw inside `with fnn.rng(key)`."
+                "drawn once and be a constant of the compiled function. Use fnn.jit, or fnn.pure(module) with "
+                "apply(..., rng=key), or draw inside `with fnn.rng(key)`."
             )
         with self._lock:
             first = self.offset

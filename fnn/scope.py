@@ -182,7 +182,7 @@ def store(written: Mapping[Cell, Any]) -> None:
             raise StateError(
                 f"{cell.label} was given a value inside a JAX transformation (jax.jit, grad, vmap, scan, ...), which cannot "
                 "leave it: a traced value would stay in the module. Transform with fnn.jit, fnn.value_and_grad or "
-                "fnn.checkpoint, or use init, apply = fnn.pure(module) and take the new state from apply(..., state=state)."
+                "fnn.checkpoint, or use fnn.pure(module) and take the new state from apply(..., state=state)."
             )
     version = next(_versions)
     for cell, value in written.items():
@@ -207,8 +207,8 @@ def warn_of_baked(cells: Iterable[Cell]) -> None:
         if cell._baked:
             cell._baked = False
             warnings.warn(
-                f"{cell.label} changed after a plain JAX transformation (jax.jit, scan, checkpoint, ...) had read it: "
-                "what that transformation compiled keeps the old value as a constant. Use fnn.jit, or fnn.pure and pass params.",
+                f"{cell.label} changed after a plain JAX transformation (jax.jit, scan, checkpoint, ...) had read it: what "
+                "that transformation compiled keeps the old value as a constant. Use fnn.jit, or fnn.pure and pass params.",
                 stacklevel=3,
             )
 
@@ -364,9 +364,10 @@ class Scope:
             raise StateError(f"{cell.label} was written in a scope that has closed (in a task or thread that outlived it).")
         if get_opaque_trace_state() != self.trace:
             raise StateError(
-                f"{cell.label} was written inside a JAX transformation (jax.vmap, scan, cond, grad, jit, checkpoint, ...), and the "
-                "new value cannot leave it. Use fnn.jit, fnn.value_and_grad or fnn.checkpoint in its place, call eval() so that "
-                "nothing is written, or use fnn.pure(module) inside and take the new state from apply(..., state=state)."
+                f"{cell.label} was written inside a JAX transformation (jax.vmap, scan, cond, grad, jit, checkpoint, ...), "
+                "and the new value cannot leave it. Use fnn.jit, fnn.value_and_grad or fnn.checkpoint in its place, call "
+                "eval() so that nothing is written, or use fnn.pure(module) inside and take the new state from "
+                "apply(..., state=state)."
             )
         if self.writable is not None and cell not in self.writable[0]:
             raise StateError(f"{cell.label} was written, but {self.writable[1]}")

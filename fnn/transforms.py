@@ -56,7 +56,7 @@ def plain(tree: Any) -> Any:
 
 def trainable(module: Stateful) -> dict[str, Any]:
     """The parameters of a module that require a gradient, by name, in order."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}  # type: ignore[attr-defined]
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 class _Differentiable:

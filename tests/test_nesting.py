@@ -131,7 +131,7 @@ def test_running_statistics_come_out_or_their_loss_is_an_error(names):
     if on_the_way == {"jax.grad"} and names[0] == "jax.grad" and not kept_by_apply:
         on_the_way = set()  # statistics take no gradient, so that eagerly they are plain arrays inside of jax.grad
     if on_the_way:
-        with pytest.raises(fnn.StateError, match="num_batches_tracked|running_mean"):
+        with pytest.raises(fnn.StateError, match=r"num_batches_tracked|running_mean"):
             function(X)
         assert net.num_batches_tracked.item() == 0
         np.testing.assert_array_equal(net.running_mean, np.zeros(WIDTH))

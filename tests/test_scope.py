@@ -292,7 +292,7 @@ def test_a_traced_value_without_a_scope_is_refused(place):
         return x
 
     for transform in (jax.jit, jax.vmap, lambda f: jax.grad(lambda x: f(x).sum())):
-        with pytest.raises(fnn.StateError, match="kept|running_mean|weight"):
+        with pytest.raises(fnn.StateError, match=r"kept|running_mean|weight"):
             transform(function)(jnp.ones(3) if transform is not jax.vmap else jnp.ones((2, 3)))
     assert not hasattr(net, "kept")
     np.testing.assert_array_equal(net.running_mean, np.zeros(3))

@@ -78,7 +78,7 @@ def test_backward_adds_into_grad():
     assert net.weight.grad is None
     for times in (1, 2):
         np.testing.assert_allclose(fnn.backward(loss, net, X), by_hand(fnn.split(net)[0], X), rtol=1e-5)
-        close({"weight": net.weight.grad, "bias": net.bias.grad}, jax.tree.map(lambda g: times * g, expected))
+        close({"weight": net.weight.grad, "bias": net.bias.grad}, jax.tree.map(lambda g, times=times: times * g, expected))
     net.zero_grad(set_to_none=False)
     assert (net.weight.grad == 0).all()
     net.zero_grad()

@@ -45,8 +45,8 @@ class Handle(Cell):
             self._shape = tuple(self._value.shape)
             if _scope.is_tracer(self._value):
                 raise _scope.StateError(
-                    f"a {label} cannot be made from a traced value, since it would keep it; inside a transformation use fnn.bound, "
-                    "fnn.functional_call or plain arrays"
+                    f"{label} cannot be made from a traced value, since it would keep it; inside a transformation use "
+                    "fnn.bound, fnn.functional_call or plain arrays"
                 )
 
     @property
@@ -135,7 +135,7 @@ class Handle(Cell):
     @property
     def grad(self) -> jax.Array | None:
         """The gradient that `fnn.backward` has added up, or None."""
-        return self._grad_cell().value  # type: ignore[no-any-return]
+        return self._grad_cell().value
 
     @grad.setter
     def grad(self, value: Any) -> None:
@@ -297,14 +297,23 @@ def _operator(name: str, function: Callable[..., Any]) -> None:
 
 for _name in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift"):
     _operator(_name, getattr(operator, f"__{_name}__"))
+
+
+def _comparison(name: str, function: Callable[..., Any]) -> None:
+    def compare(self: Handle, other: Any) -> Any:
+        return function(self.value, other.value if isinstance(other, Handle) else other)
+
+    setattr(Handle, f"__{name}__", compare)
+
+
+def _unary(name: str, function: Callable[..., Any]) -> None:
+    setattr(Handle, f"__{name}__", lambda self: function(self.value))
+
+
 for _name in ("lt", "le", "eq", "ne", "gt", "ge"):
-    setattr(
-        Handle,
-        f"__{_name}__",
-        lambda self, other, f=getattr(operator, _name): f(self.value, other.value if isinstance(other, Handle) else other),
-    )
+    _comparison(_name, getattr(operator, _name))
 for _name in ("neg", "pos", "abs", "invert"):
-    setattr(Handle, f"__{_name}__", lambda self, f=getattr(operator, _name): f(self.value))
+    _unary(_name, getattr(operator, _name))
 
 
 class Parameter(Handle):

@@ -127,11 +127,12 @@ class Module(Stateful):
 
     def _registry(self, name: str) -> Registry:
         try:
-            return self.__dict__[name]  # type: ignore[no-any-return]
+            return self.__dict__[name]
         except KeyError:
             kind = {"_modules": "module", "_buffers": "buffers"}.get(name, "parameters")
             raise AttributeError(
-                f"cannot assign {kind} before Module.__init__() call: {type(self).__name__}.__init__ must call super().__init__() first"
+                f"cannot assign {kind} before Module.__init__() call: {type(self).__name__}.__init__ must call "
+                "super().__init__() first"
             ) from None
 
     def __getattr__(self, name: str) -> Any:
@@ -468,7 +469,7 @@ class Module(Stateful):
             prepend: whether it runs before the hooks that are there.
             with_kwargs: whether it sees keyword arguments.
         """
-        return self._forward_pre_hooks.add((hook, with_kwargs), prepend)  # type: ignore[no-any-return]
+        return self._forward_pre_hooks.add((hook, with_kwargs), prepend)
 
     def register_forward_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
@@ -481,7 +482,7 @@ class Module(Stateful):
             with_kwargs: whether it sees keyword arguments.
             always_call: whether it runs also where forward raised; output is then None.
         """
-        return self._forward_hooks.add((hook, with_kwargs, always_call), prepend)  # type: ignore[no-any-return]
+        return self._forward_hooks.add((hook, with_kwargs, always_call), prepend)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls `forward`, and the hooks around it."""
@@ -539,7 +540,7 @@ class Module(Stateful):
         if "_modules" not in self.__dict__:
             return  # used before super().__init__(), which the error says
         module, note = origin or (self, None)
-        if note in getattr(error, "__notes__", ()):
+        if note is not None and note in getattr(error, "__notes__", ()):
             error.__notes__.remove(note)
         path = next((name for name, other in self.named_modules() if other is module), None)
         own = f"{type(module).__name__}({module.extra_repr()})"
@@ -586,7 +587,7 @@ class Module(Stateful):
         for name, module in self._modules.items():
             if module is not None:
                 module.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
-        return destination  # type: ignore[no-any-return]
+        return destination
 
     def _load_from_state_dict(
         self,
@@ -621,8 +622,8 @@ class Module(Stateful):
                 value, shape = value[0], ()  # scalars that torch before 0.4 wrote
             if shape != handle.shape:
                 error_msgs.append(
-                    f"size mismatch for {key}: copying a param with shape {shape} from checkpoint, the shape in current model is "
-                    f"{handle.shape}."
+                    f"size mismatch for {key}: copying a param with shape {shape} from checkpoint, the shape in current "
+                    f"model is {handle.shape}."
                 )
                 continue
             try:
