@@ -1,7 +1,6 @@
 """torch as the oracle: the same call in torch and in fnn, compared in value and in gradient.
 
-Operands are numpy arrays, or `Half(array, dtype)` for the 16-bit floats that numpy lacks. Importing this module skips
-the test file where torch is not installed.
+Operands are numpy arrays. Importing this module skips the test file where torch is not installed.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def integers(high: int, *shape: int) -> np.ndarray:
 
 def tensor(array: Any) -> Any:
     """The numpy array as a torch tensor."""
-    array = np.asarray(array)
+    array = np.array(array)
     if array.dtype == jnp.bfloat16:
         return torch.tensor(array.astype(np.float32)).bfloat16()
     return torch.tensor(array)
@@ -75,7 +74,12 @@ def _is_floating(value: Any) -> bool:
 
 
 def assert_agree(
-    ours: Callable[..., Any], theirs: Callable[..., Any], *operands: Any, tolerance: float | None = None, **options: Any
+    ours: Callable[..., Any],
+    theirs: Callable[..., Any],
+    *operands: Any,
+    tolerance: float | None = None,
+    fixed: Sequence[int] = (),
+    **options: Any,
 ) -> None:
     """Asserts that two functions agree in value and, for a random cotangent, in the gradient of each floating operand.
 
@@ -84,9 +88,10 @@ def assert_agree(
         theirs: of torch.
         operands: numpy arrays, each given to both; None stays None.
         tolerance: relative; by default that of the dtype.
+        fixed: the places of operands to take no gradient in.
         options: given to both.
     """
-    places = [i for i, operand in enumerate(operands) if _is_floating(operand)]
+    places = [i for i, operand in enumerate(operands) if _is_floating(operand) and i not in fixed]
     tensors = [tensor(operand) if isinstance(operand, np.ndarray) else operand for operand in operands]
     for i in places:
         tensors[i].requires_grad_()
@@ -98,24 +103,29 @@ def assert_agree(
             arguments[i] = value
         return _sequence(ours(*arguments, **options))
 
-    outputs, pull = jax.vjp(of_floating, *(jnp.asarray(operands[i]) for i in places))
+    floats = [jnp.asarray(operands[i]) for i in places]
+    cotangents = [normal(*map(int, other.shape), dtype=dtype_name(other)) for other in expected]
+
+    @jax.jit
+    def run(floats: Any, cotangents: Any) -> Any:
+        outputs, pull = jax.vjp(of_floating, *floats)
+        zeros = [np.zeros(output.shape, jax.dtypes.float0) for output in outputs]
+        given = [c if _is_floating(output) else zero for output, c, zero in zip(outputs, cotangents, zeros, strict=True)]
+        return outputs, pull(type(outputs)(given))
+
+    outputs, pulled = run(floats, cotangents)
     assert len(outputs) == len(expected)
     for i, (output, other) in enumerate(zip(outputs, expected, strict=True)):
         assert_close(output, other, tolerance, f"output {i}")
+    if not places:
+        return
     floating = [i for i, output in enumerate(outputs) if _is_floating(output) and expected[i].requires_grad]
-    cotangents = [normal(*output.shape, dtype=output.dtype) for output in outputs]
     gradients = torch.autograd.grad(
         [expected[i] for i in floating],
         [tensors[i] for i in places],
         [tensor(cotangents[i]) for i in floating],
         allow_unused=True,
         materialize_grads=True,
-    )
-    pulled = pull(
-        type(outputs)(
-            jnp.asarray(cotangent) if _is_floating(output) else np.zeros(output.shape, jax.dtypes.float0)
-            for output, cotangent in zip(outputs, cotangents, strict=True)
-        )
     )
     for i, gradient, other in zip(places, pulled, gradients, strict=True):
         assert_close(gradient, other, tolerance, f"gradient of operand {i}")
@@ -133,9 +143,9 @@ def assert_layers_agree(ours: Any, theirs: Any, *inputs: np.ndarray, tolerance: 
         inputs: numpy arrays.
         tolerance: relative; by default that of the dtype.
     """
+    ours.train(theirs.training)
     assert_same_face(ours, theirs)
     ours.load_state_dict(theirs.state_dict())
-    ours.train(theirs.training)
     params, state = fnn.split(ours)
     _, apply = fnn.pure(ours)
     names = [name for name, _ in theirs.named_parameters()]
@@ -173,11 +183,16 @@ def assert_same_face(ours: Any, theirs: Any) -> None:
             assert getattr(ours, name) == value, name
 
 
-def assert_both_raise(ours: Callable[[], Any], theirs: Callable[[], Any], *words: Any) -> None:
-    """Asserts that both raise, ours the type of exception that theirs does, with some words in its message."""
+def assert_refused(call: Callable[[Any, Callable[[Any], Any]], Any], *words: str) -> None:
+    """Asserts that fnn raises the type of exception that torch raises, with some words in the message.
+
+    Args:
+        call: takes `torch.nn` or `fnn.nn`, and what makes their arrays of numpy's.
+        words: what is expected and what is given.
+    """
     with pytest.raises(Exception) as expected:  # noqa: PT011
-        theirs()
+        call(torch.nn, tensor)
     with pytest.raises(expected.type) as raised:
-        ours()
+        call(fnn.nn, jnp.asarray)
     for word in words:
-        assert str(word) in str(raised.value)
+        assert word in str(raised.value)

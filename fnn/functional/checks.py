@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fnn.arrays import to_array
 
@@ -80,9 +81,12 @@ def axis(dim: Any, ndim: int) -> int:
     return dim % n
 
 
-def known(value: Any) -> bool:
-    """Whether the elements can be looked at now: not while JAX traces."""
-    return not isinstance(value, jax.core.Tracer)
+def known(value: jax.Array) -> np.ndarray | None:
+    """The elements, where they can be looked at now; None while JAX traces them.
+
+    As a numpy array, since under a transformation even what is computed from a constant is traced.
+    """
+    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
 
 
 def accumulating(x: jax.Array) -> jax.Array:

@@ -147,8 +147,6 @@ def cross_entropy(
         t = t * (1 - label_smoothing) + label_smoothing / max(classes, 1)
         losses = -(t * logs if by_class is None else t * logs * by_class).sum(axis)
         return (losses.sum() / math.prod(shape) if reduction == "mean" else reduced(losses, reduction)).astype(kind)
-    if x.ndim == 1 and t.shape == (1,):
-        t = t[0]  # torch takes it, too
     if t.shape != shape:
         error = ValueError if x.ndim > 1 and t.shape[:1] != shape[:1] else RuntimeError
         raise error(
@@ -160,10 +158,11 @@ def cross_entropy(
     same_dtype("cross_entropy", input=x, weight=w)
     counted = t != ignore_index
     valid = (t >= 0) & (t < classes)
-    if known(t) and not bool((valid | ~counted).all()):
-        wrong = t[counted & ~valid].ravel()[0]
+    values = known(t)
+    wrong = None if values is None else values[((values < 0) | (values >= classes)) & (values != ignore_index)]
+    if wrong is not None and wrong.size:
         raise IndexError(
-            f"Target {int(wrong)} is out of bounds: expected class indices from 0 to {classes - 1}, or ignore_index "
+            f"Target {wrong[0]} is out of bounds: expected class indices from 0 to {classes - 1}, or ignore_index "
             f"{ignore_index}."
         )
     index = jnp.expand_dims(jnp.where(valid, t, 0), axis)

@@ -48,36 +48,31 @@ def _max_pool(
         max((o - 1) * s + d * (k - 1) + 1 - size - p, 0)
         for o, s, d, k, size, p in zip(shape, strides, dilations, kernel, space, pads, strict=True)
     ]
-    lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     lead = x.ndim - n
+    windows: dict[str, Any] = {
+        "window_dimensions": (1,) * lead + kernel,
+        "window_strides": (1,) * lead + strides,
+        "padding": [(0, 0)] * lead + list(zip(pads, ends, strict=True)),
+        "window_dilation": (1,) * lead + dilations,
+    }
+    lowest = np.asarray(-np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min, x.dtype)[()]
     if not return_indices and max(dilations) == 1:  # with dilation JAX has no derivative of it
-        return lax.reduce_window(
-            x,
-            np.asarray(lowest, x.dtype)[()],
-            lax.max,
-            (1,) * lead + kernel,
-            (1,) * lead + strides,
-            [(0, 0)] * lead + list(zip(pads, ends, strict=True)),
-        )
-    widths = [(0, 0)] * lead + list(zip(pads, ends, strict=True))
-    places = jnp.arange(math.prod(space), dtype=jnp.int32).reshape(space)
-    padded = jnp.pad(x, widths, constant_values=lowest)
-    where = jnp.pad(places, widths[lead:], constant_values=-1)
-
-    def window(source: jax.Array, offsets: tuple[int, ...]) -> jax.Array:
-        starts = [o * d for o, d in zip(offsets, dilations, strict=True)]
-        parts = [slice(b, b + (o - 1) * s + 1, s) for b, o, s in zip(starts, shape, strides, strict=True)]
-        return source[(..., *parts)]
-
-    best = index = None
-    for offsets in np.ndindex(*kernel):
-        value, place = window(padded, offsets), window(where, offsets)
-        if best is None or index is None:
-            best, index = value, jnp.broadcast_to(place, value.shape)
-        else:
-            better = ((value > best) | jnp.isnan(value) | (index < 0)) & (place >= 0)
-            best, index = jnp.where(better, value, best), jnp.where(better, place, index)
+        return lax.reduce_window(x, lowest, lax.max, **windows)
+    places = jnp.broadcast_to(jnp.arange(math.prod(space), dtype=jnp.int32).reshape(space), x.shape)
+    _, index = lax.reduce_window((lax.stop_gradient(x), places), (lowest, np.int32(-1)), _first_maximum, **windows)
+    flat = (*x.shape[:lead], -1)
+    best = jnp.take_along_axis(x.reshape(flat), index.reshape(flat), axis=-1, mode="fill", fill_value=lowest)
+    best = best.reshape(index.shape)
     return (best, index) if return_indices else best
+
+
+def _first_maximum(a: Any, b: Any) -> Any:
+    """The larger of two pairs of value and place: of equals the first, of NaNs the last, and never padding (place −1)."""
+    (value, place), (other, other_place) = a, b
+    larger = (other > value) | ((other == value) & (other_place < place))
+    nan = jnp.isnan(other) & (~jnp.isnan(value) | (other_place > place))
+    take = (place < 0) | ((other_place >= 0) & (larger | nan))
+    return jnp.where(take, other, value), jnp.where(take, other_place, place)
 
 
 def max_pool1d(

@@ -54,10 +54,9 @@ def embedding(
     if table.ndim != 2:
         raise RuntimeError(f"'weight' must be 2-D, got shape {table.shape}")
     rows = table.shape[0]
-    if known(index) and index.size and (int(index.min()) < 0 or int(index.max()) >= rows):
-        raise IndexError(
-            f"index out of range in self: got indices from {int(index.min())} to {int(index.max())} for {rows} rows"
-        )
+    values = known(index)
+    if values is not None and values.size and (values.min() < 0 or values.max() >= rows):
+        raise IndexError(f"index out of range in self: got indices from {values.min()} to {values.max()} for {rows} rows")
     if padding_idx is not None:
         if not -rows <= padding_idx < rows:
             raise AssertionError(f"Padding_idx must be within num_embeddings, got {padding_idx} for {rows} rows")

@@ -1,0 +1,75 @@
+"""pad agrees with torch."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import assert_agree, assert_refused, normal, torch
+
+import fnn.functional as F
+
+
+def check(input, pad, mode="constant", value=None):
+    ours, theirs = (lambda x, f=f: f.pad(x, pad, mode, value) for f in (F, torch.nn.functional))
+    assert_agree(ours, theirs, input)
+
+
+@pytest.mark.parametrize("pad", [(), (1, 2), [0, 1, 2, 0], (1, -1, -2, 3, 0, 1), (-2, -2), (-3, 1)], ids=str)
+@pytest.mark.parametrize("value", [None, 2.5])
+def test_constant(pad, value):
+    check(normal(2, 3, 4), pad, value=value)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.int32, bool])
+def test_constant_keeps_the_dtype(dtype):
+    check(normal(2, 3).astype(dtype), (1, 2), value=1)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize(
+    ("shape", "pad"),
+    [
+        ((2, 3, 5), (2, 3)),
+        ((3, 5), (4, 1)),
+        ((2, 3, 4, 5), (1, 2, 3, 0)),
+        ((3, 4, 5), (1, 2, 3, 0)),
+        ((1, 2, 3, 4, 5), (1, 2, 2, 1, 0, 2)),
+        ((2, 3, 4, 5), (1, 2, 1, 0, 2, 1)),
+        ((0, 3, 5), (2, 1)),
+        ((2, 3, 5), (0, 0)),
+    ],
+    ids=str,
+)
+def test_continues_the_input(mode, shape, pad):
+    check(normal(*shape), pad, mode)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("pad", [(-1, 3), (3, -1), (-3, 1), (-2, 2), (-1, -2)], ids=str)
+def test_cuts_with_negative_pads(mode, pad):
+    check(normal(2, 3, 5), pad, mode)
+
+
+@pytest.mark.parametrize("value", [None, 0.0])
+def test_replicates_further_than_the_input_is_long(value):
+    check(normal(2, 3, 2), (5, 7), "replicate", value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "args", "words"),
+    [
+        ((2, 3), ((1,),), ["divisible by 2", "(1,)"]),
+        ((2, 3), ((1,) * 6,), ["at most twice", "(2, 3)"]),
+        ((2, 3), ((1.5, 1),), ["pad", "1.5"]),
+        ((2, 3), ((-2, -2),), ["(-2, -2)", "dimension 1", "(2, 3)"]),
+        ((2, 3), ((1, 1), "mirror"), ["mirror"]),
+        ((2, 3), ((1, 1), "reflect", 1.0), ["reflect", "value"]),
+        ((2, 3, 4), ((4, 4), "reflect"), ["reflect", "(4, 4)", "dimension 2", "(2, 3, 4)"]),
+        ((2, 3, 4), ((5, 5), "circular"), ["circular", "(5, 5)", "dimension 2"]),
+        ((2, 3, 4), ((-2, -2), "reflect"), ["(-2, -2)", "size 0"]),
+        ((2, 3, 0), ((1, 1), "replicate"), ["(1, 1)", "(2, 3, 0)"]),
+        ((2, 3, 4, 5), ((1, 1), "reflect"), ["2D, 3D, 4D, 5D", "(1, 1)", "(2, 3, 4, 5)"]),
+    ],
+    ids=lambda value: str(value) if isinstance(value, list) else "",
+)
+def test_refuses(shape, args, words):
+    assert_refused(lambda nn, array: nn.functional.pad(array(normal(*shape)), *args), *words)
