@@ -5,7 +5,7 @@ from fnn.compilation import jit
 from fnn.pure import Layer, bound, functional_call, pure, split, update
 from fnn.random import Generator, manual_seed, rng
 from fnn.scope import StateError
-from fnn.transforms import backward, checkpoint, grad, value_and_grad
+from fnn.transforms import backward, capture, checkpoint, grad, value_and_grad
 
 __version__ = "0.1.0"
 
@@ -15,6 +15,7 @@ __all__ = [
     "StateError",
     "backward",
     "bound",
+    "capture",
     "checkpoint",
     "functional",
     "functional_call",

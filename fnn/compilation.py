@@ -99,8 +99,7 @@ def _join(key: Any, things: list[Any], leaves: list[Any]) -> tuple[Any, Any]:
     """The arguments of the function, from what `jit._split` took apart."""
     tree, ids, static = key
     objects, arrays = iter(things), iter(leaves)
-    by_reference = ids or (0,) * len(leaves)
-    args, kwargs = jax.tree.unflatten(tree, [next(objects) if i else next(arrays) for i in by_reference])
+    args, kwargs = jax.tree.unflatten(tree, [next(objects) if i else next(arrays) for i in ids])
     if static:
         args = list(args)
         for i, value in static[0]:
@@ -201,18 +200,21 @@ class jit:
     def _split(self, args: Any, kwargs: Any) -> tuple[Any, list[Any], list[Any]]:
         """Takes the arguments apart: a key for the cache, the objects passed by reference, and the arrays.
 
-        The key is the structure, the identity of each object (0 for arrays; none at all where there are only arrays), and
-        the static arguments.
+        The key is the structure, the identity of each object (0 for arrays), and the static arguments.
         """
         static: Any = ()
         if self._static_argnums or self._static_argnames:
             args, kwargs, static = self._take_static(args, kwargs)
         flat, tree = tree_flatten((args, kwargs))
-        leaves = [leaf for leaf in flat if not isinstance(leaf, Stateful)]
-        if len(leaves) == len(flat):
-            return (tree, (), static), [], leaves
-        things = [leaf for leaf in flat if isinstance(leaf, Stateful)]
-        return (tree, tuple([id(leaf) if isinstance(leaf, Stateful) else 0 for leaf in flat]), static), things, leaves
+        leaves, things, ids = [], [], []
+        for leaf in flat:
+            if isinstance(leaf, Stateful):
+                things.append(leaf)
+                ids.append(id(leaf))
+            else:
+                leaves.append(leaf)
+                ids.append(0)
+        return (tree, tuple(ids), static), things, leaves
 
     def _take_static(self, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
         numbers = {number % len(args) for number in self._static_argnums if -len(args) <= number < len(args)}
@@ -287,7 +289,8 @@ class jit:
             source.advance(drawn - draws)
             form.draws = drawn
         if direct:
-            _scope.overwrite(cells, values)
+            if cells:
+                _scope.overwrite(cells, values)
         else:
             if scope is not None and form.guards is not None:
                 form.guards.report(scope)

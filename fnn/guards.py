@@ -23,9 +23,19 @@ _SCALARS = (type(None), bool, int, float, complex, str, bytes)
 
 
 class Registry(dict[Any, Any]):
-    """A dict whose every change is noted, so that guards need not compare it at each call."""
+    """A dict whose every change is noted, so that guards need not compare it at each call.
 
-    __slots__ = ()
+    Attributes:
+        version: the epoch of its last change; no two registries have the same.
+    """
+
+    __slots__ = ("version",)
+    version: int
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self.version = _scope.changed()
+        return self
 
 
 def _noting(name: str) -> Callable[..., Any]:
@@ -33,7 +43,7 @@ def _noting(name: str) -> Callable[..., Any]:
 
     def noting(self: Registry, *args: Any, **kwargs: Any) -> Any:
         result = method(self, *args, **kwargs)
-        _scope.changed()
+        self.version = _scope.changed()
         return result
 
     noting.__name__ = name
@@ -217,21 +227,47 @@ def _mutable(thing: Any) -> bool:
 class _Guard:
     """The snapshot of one object's attributes."""
 
-    __slots__ = ("absent", "attributes", "mutable", "names", "ref")
+    __slots__ = ("absent", "attributes", "mutable", "names", "others", "ref", "scalars", "versions")
 
     def __init__(self, thing: Stateful):
+        now = vars(thing)
         self.ref = weakref.ref(thing)
-        self.names = set(vars(thing))
-        self.attributes = {name: _look(value) for name, value in vars(thing).items()}
-        self.mutable = [name for name, value in vars(thing).items() if _mutable(value)]
+        self.names = set(now)
+        self.attributes = {name: _look(value) for name, value in now.items()}
+        self.mutable = [name for name, value in now.items() if _mutable(value)]
         self.absent: set[str] = set()
+        # What tells quickly that nothing has changed: scalars are still the same objects, registries have their versions.
+        self.scalars = [(name, value) for name, value in now.items() if type(value) in _SCALARS]
+        self.versions = [(name, value.version) for name, value in now.items() if isinstance(value, Registry)]
+        quick = {name for name, _ in (*self.scalars, *self.versions)}
+        self.others = [(name, item) for name, item in self.attributes.items() if name not in quick]
 
     def ignore(self, name: str) -> None:
+        """Leaves an attribute out."""
         self.names.add(name)
         self.attributes.pop(name, None)
         self.absent.discard(name)
-        if name in self.mutable:
-            self.mutable.remove(name)
+        self.scalars = [pair for pair in self.scalars if pair[0] != name]
+        self.others = [pair for pair in self.others if pair[0] != name]
+        self.mutable = [other for other in self.mutable if other != name]
+
+    def unchanged(self) -> bool:
+        """Whether nothing has changed that can be told quickly; not so where `requires_grad` of a parameter may have."""
+        thing = self.ref()
+        if thing is None:
+            return False
+        now = vars(thing)
+        for name, value in self.scalars:
+            if now.get(name, _ABSENT) is not value:
+                return False
+        for name, version in self.versions:
+            registry = now.get(name)
+            if registry is None or registry.version != version:
+                return False
+        for name, item in self.others:
+            if not item.matches(now.get(name, _ABSENT)):
+                return False
+        return not self.absent and self.names >= now.keys()
 
     def difference(self) -> str | None:
         """The first attribute that has changed, or None."""
@@ -251,6 +287,7 @@ class _Guard:
         return None
 
     def mutable_hold(self) -> bool:
+        """Whether the attributes still hold that can change without a note."""
         thing = self.ref()
         if thing is None:
             return False
@@ -376,16 +413,21 @@ class Guards:
         self.guards: list[_Guard] = recorder.guards() + (earlier.guards if earlier else [])
         self.assigned: set[tuple[int, str]] = recorder.assigned | (earlier.assigned if earlier else set())
         self._epoch = epoch
+        self._frozen = _scope.frozen
         self._mutable = [guard for guard in self.guards if guard.mutable]
 
     def hold(self) -> bool:
         """Whether nothing that counts has changed since the trace."""
         if self._epoch == _scope.epoch:
             return not self._mutable or all(guard.mutable_hold() for guard in self._mutable)
-        epoch = _scope.epoch
-        if self.difference() is not None:
+        epoch, frozen = _scope.epoch, _scope.frozen
+        if self._frozen == frozen:
+            doubtful = [guard for guard in self.guards if not guard.unchanged()]
+        else:
+            doubtful = self.guards
+        if any(guard.difference() is not None for guard in doubtful):
             return False
-        self._epoch = epoch
+        self._epoch, self._frozen = epoch, frozen
         return True
 
     def difference(self) -> str | None:

@@ -87,7 +87,7 @@ class Generator:
     def manual_seed(self, seed: int) -> Generator:
         """Starts again from a seed; returns the generator."""
         self._seed = int(seed)
-        self._data: jax.Array | None = None
+        self._last: Any = (None, None)
         self._initialized = 0
         self._set_offset(0)
         return self
@@ -118,9 +118,9 @@ class Generator:
     def operands(self, count: int) -> tuple[Any, Any]:
         """As `advance`, as inputs of a compiled function: JAX dispatches plain key data faster than keys."""
         offset = self.advance(count)[1] if count else self.offset
-        if self._data is None:
-            self._data = _seed_data(self._seed)
-        return self._data, np.uint32(offset)
+        if offset != self._last[0]:
+            self._last = offset, (_seed_data(self._seed), np.uint32(offset))
+        return self._last[1]
 
     def advance(self, count: int = 1) -> tuple[Any, Any]:
         """Takes `count` draws; returns the key and the number of the first of them."""

@@ -35,6 +35,7 @@ _lost: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 _any_baked = False
 
 epoch = 0  # grows with every change that a guard could see: attributes, registrations, hooks, requires_grad
+frozen = 0  # the epoch of the last change of a requires_grad
 version = 0  # grows with every value stored in a cell outside of all scopes
 _epochs = itertools.count(1)
 _versions = itertools.count(1)
@@ -86,13 +87,16 @@ def in_staged_code() -> bool:
     return not at_top() and staged()
 
 
-def changed() -> None:
-    """Notes a change that guards of compiled functions may have to look at."""
-    global epoch
-    epoch = next(_epochs)
+def changed(requires_grad: bool = False) -> int:
+    """Notes a change that guards of compiled functions may have to look at; returns its number."""
+    global epoch, frozen
+    epoch = number = next(_epochs)
+    if requires_grad:
+        frozen = number
     scope = _current.get()
     if scope is not None and scope.inner_reads:
         scope.renew_token()
+    return number
 
 
 def current() -> Scope | None:

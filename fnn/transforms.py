@@ -265,3 +265,58 @@ def checkpoint(function: Callable[..., Any], **options: Any) -> Callable[..., An
         return out
 
     return functools.wraps(function, updated=())(checkpointed)
+
+
+def capture(module: Any, names: Sequence[str]) -> Callable[..., Any]:
+    """A function that calls a module and returns, with the output, what modules in it returned or attributes were set to.
+
+    Args:
+        module: the module.
+        names: dotted names of modules in it, or of attributes that forward sets (`"aux_loss"`, `"block.aux_loss"`).
+
+    Returns:
+        A function with the arguments of forward that returns `(output, {name: value})`; ordinary results, also under
+        `fnn.jit` and in gradients. Of a module that is called several times the last output is given.
+
+    Raises:
+        AttributeError: where nothing has one of the names, or what has it was not called.
+
+    Example:
+        >>> import fnn, jax.numpy as jnp
+        >>> net = fnn.nn.Sequential(fnn.nn.Linear(2, 3), fnn.nn.ReLU())
+        >>> y, values = fnn.capture(net, ["0"])(jnp.ones((1, 2)))
+        >>> values["0"].shape
+        (1, 3)
+    """
+
+    def captured(*args: Any, **kwargs: Any) -> Any:
+        modules = dict(module.named_modules())
+        for name in names:
+            if name not in modules and name.rpartition(".")[0] not in modules:
+                raise AttributeError(f"{type(module).__name__} has no module or attribute {name!r}")
+
+        def attempt(token: bool) -> Any:
+            found: dict[str, Any] = {}
+            hooks = [
+                modules[name].register_forward_hook(lambda _, args, out, name=name: found.update({name: out}))
+                for name in names
+                if name in modules
+            ]
+            try:
+                with Scope(token=token) as scope:
+                    out = module(*args, **kwargs)
+                    for name in names:
+                        if name not in modules:
+                            owner, _, attribute = name.rpartition(".")
+                            found[name] = getattr(modules[owner], attribute)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            if missing := [name for name in names if name not in found]:
+                raise AttributeError(f"{type(module).__name__} did not call {missing}")
+            _scope.commit(scope.written)
+            return out, found
+
+        return restartable(module, attempt)
+
+    return captured

@@ -127,3 +127,33 @@ def test_forward_mode_and_hessian_vector_product_through_a_module():
         jax.jvp(jax.grad(through_bound), (params,), (tangent,)),
         jax.jvp(jax.grad(lambda p: by_hand(p, X)), (params,), (tangent,)),
     )
+
+
+def test_capture_gives_outputs_and_attributes_as_results():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+            self.unused = nn.ReLU()
+
+        def forward(self, x):
+            y = self.body(x)
+            self.aux_loss = (y**2).sum()
+            return y.sum()
+
+    net = Net()
+    expected = {"body.0": net.body[0](X), "aux_loss": (net.body(X) ** 2).sum()}
+    run = lambda net, x: fnn.capture(net, ["body.0", "aux_loss"])(x)  # noqa: E731
+    close(run(net, X), (net(X), expected))
+    compiled = fnn.jit(run)
+    for _ in range(3):
+        close(compiled(net, X), (net(X), expected))
+    assert compiled._compiled == 1
+    grads = fnn.grad(lambda net: fnn.capture(net, ["aux_loss"])(X)[1]["aux_loss"])(net)
+    by = jax.grad(lambda p: (jax.nn.relu(X @ p["weight"].T + p["bias"]) ** 2).sum())(fnn.split(net)[0]["body"]["0"])
+    close(grads["body"]["0"], by)
+    with pytest.raises(AttributeError, match=r"did not call \['unused'\]"):
+        fnn.capture(net, ["unused"])(X)
+    with pytest.raises(AttributeError, match=r"no module or attribute 'nothing\.here'"):
+        fnn.capture(net, ["nothing.here"])(X)
+    assert not net.body[0]._forward_hooks

@@ -125,7 +125,7 @@ class Handle(Cell):
     def requires_grad(self, requires_grad: bool) -> None:
         if self._requires_grad != bool(requires_grad):
             self._requires_grad = bool(requires_grad)
-            _scope.changed()
+            _scope.changed(requires_grad=True)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Sets `requires_grad`; returns the handle."""
