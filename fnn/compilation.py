@@ -16,7 +16,7 @@ from jax.tree_util import tree_flatten
 
 from fnn import random as _random
 from fnn import scope as _scope
-from fnn.guards import Captures, Guards, Recorder, Stateful
+from fnn.guards import Captures, Guards, Recorder, Stateful, touch
 from fnn.scope import Cell, Scope
 from fnn.transforms import plain
 
@@ -75,6 +75,8 @@ class _Form:
         misses: dict[Cell, None] = {}
         stream = _random.Stream(_random.typed(key), offset, outer=_random.source())
         with _random.drawing_from(stream), Scope(held, misses=misses, recorder=recorder) as scope:
+            for thing in captures.things:
+                touch(thing)
             for thing in things:
                 for _ in thing.cells():  # type: ignore[union-attr]  # walking notes each module for the guards
                     pass

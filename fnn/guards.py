@@ -110,11 +110,17 @@ def holds_tracer(value: Any) -> bool:
 
 
 def touch(thing: Stateful) -> None:
-    """Notes, for the functions being compiled, that their traces look at an object."""
+    """Notes, for the functions being compiled, that their traces look at an object.
+
+    The children of a module are noted with it: a plain attribute of a child can be read with nothing else being asked.
+    """
     scope = _scope.current()
     if scope is not None:
         for recorder in scope.recorders:
             recorder.see(thing)
+            for child in vars(thing).get("_modules", {}).values():
+                if child is not None:
+                    recorder.see(child)
 
 
 class _Reference:

@@ -382,3 +382,23 @@ def test_a_module_is_refused_by_plain_jax():
 def test_a_module_as_a_result_is_refused():
     with pytest.raises(TypeError, match="returned a Linear"):
         fnn.jit(lambda net: net)(nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize("way", ["attribute", "training", "attribute of a child", "training of a child in a list"])
+def test_a_module_by_closure_of_which_only_an_attribute_is_read(way):
+    net = nn.Module()
+    net.child = nn.ModuleList([nn.Linear(3, 3)])
+    net.gain = net.child.gain = 2.0
+
+    def run(x):
+        if way == "attribute":
+            return x * net.gain
+        if way == "attribute of a child":
+            return x * net.child.gain
+        return x if (net if way == "training" else net.child[0]).training else -x
+
+    function = fnn.jit(run)
+    np.testing.assert_allclose(function(X), run(X))
+    net.gain = net.child.gain = 3.0
+    net.eval()
+    np.testing.assert_allclose(function(X), run(X))

@@ -155,7 +155,7 @@ def test_masks_are_those_of_the_key(names):
         np.testing.assert_allclose(function(X), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("names", itertools.product(["fnn.jit", "fnn.checkpoint"], repeat=2), ids="-".join)
+@pytest.mark.parametrize("names", list(itertools.product(["fnn.jit", "fnn.checkpoint"], repeat=2)), ids="-".join)
 def test_masks_of_two_calls_differ(names):
     net = nn.Dropout(0.5)
     function = chain(names, net, net)

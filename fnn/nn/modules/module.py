@@ -116,8 +116,10 @@ class Module(Stateful):
     def training(self) -> bool:
         """Whether the module is in training mode."""
         scope = _scope.current()
-        if scope is not None and scope.mode is not _scope.OWN:
-            return bool(scope.mode)
+        if scope is not None:
+            touch(self)
+            if scope.mode is not _scope.OWN:
+                return bool(scope.mode)
         return bool(self.__dict__["training"])
 
     @training.setter
@@ -501,8 +503,7 @@ class Module(Stateful):
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             touch(self)
-            attributes = self.__dict__
-            if not attributes["_forward_pre_hooks"] and not attributes["_forward_hooks"]:
+            if not self._forward_pre_hooks and not self._forward_hooks:
                 return self.forward(*args, **kwargs)
             return self._call_with_hooks(args, kwargs)
         except Exception as error:

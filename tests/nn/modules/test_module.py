@@ -232,6 +232,21 @@ def test_a_module_used_before_its_init(lib, kind):
         Early()
 
 
+@pytest.mark.parametrize(
+    "use", [lambda net: net(X), print, lambda net: list(net.parameters()), lambda net: net.eval(), fnn.pure]
+)
+def test_a_module_whose_init_never_called_that_of_module(use):
+    class Forgetful(nn.Module):
+        def __init__(self):
+            self.width = 3
+
+        def forward(self, x):
+            return x
+
+    with pytest.raises(AttributeError, match=r"used before super\(\).__init__\(\) was called"):
+        use(Forgetful())
+
+
 @pytest.mark.parametrize("lib", [nn, torch.nn], ids=["fnn", "torch"])
 def test_attributes_take_each_others_place(lib):
     tensor = torch.ones if lib is torch.nn else jnp.ones
