@@ -36,7 +36,7 @@ def test_it_begins_with_two_commands_that_do_all_the_set_up():
     commands = [line for line in README.split("\n## ")[0].splitlines() if line.startswith("    ")]
     assert len(commands) == 2
     for command, extra in zip(commands, ("examples", "test"), strict=True):
-        assert command.startswith(f'    python3 -m venv .venv && .venv/bin/pip install -q ".[{extra}]" && .venv/bin/python ')
+        assert command.startswith(f'    python3 -m venv .venv && .venv/bin/pip install -q -e ".[{extra}]" && .venv/bin/python ')
     assert commands[0].endswith("examples/digits.py")
 
 

@@ -296,7 +296,7 @@ class Module(Stateful):
             touch(self)
             modules = [(prefix, self)]
         for path, module in modules:
-            for name, handle in module.__dict__[registry].items():
+            for name, handle in getattr(module, registry).items():
                 if handle is None or handle in seen:
                     continue
                 if remove_duplicate:
