@@ -16,7 +16,8 @@ from jax.tree_util import tree_flatten
 
 from fnn import random as _random
 from fnn import scope as _scope
-from fnn.guards import Captures, Guards, Recorder, Stateful, touch
+from fnn.captures import Captures
+from fnn.guards import Guards, Recorder, Stateful, touch
 from fnn.scope import Cell, Scope
 from fnn.transforms import plain
 
@@ -69,16 +70,16 @@ class _Form:
         held = dict(zip([*self.donated, *self.kept], [*donated, *kept], strict=True))
         if any(value is None and cell.drawn for cell, value in held.items()):
             raise _Lazy
-        things = [ref() for ref in self.things]
+        things: list[Any] = [ref() for ref in self.things]
         args, kwargs = _join(self.key, things, leaves)
         recorder, epoch, captures = Recorder(), _scope.epoch, Captures(owner.__wrapped__)
         misses: dict[Cell, None] = {}
         stream = _random.Stream(_random.typed(key), offset, outer=_random.source())
         with _random.drawing_from(stream), Scope(held, misses=misses, recorder=recorder) as scope:
-            for thing in captures.things:
-                touch(thing)
+            for reached in captures.things:
+                touch(reached)
             for thing in things:
-                for _ in thing.cells():  # type: ignore[union-attr]  # walking notes each module for the guards
+                for _ in thing.cells():  # walking notes each module for the guards
                     pass
             out = plain(owner.__wrapped__(*args, **kwargs))
         missed = [cell for cell in misses if cell not in held]
