@@ -13,7 +13,7 @@ from fnn.scope import Cell
 
 def is_tensor(value: Any) -> bool:
     """Whether a value is a torch tensor; told without importing torch."""
-    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
+    return any(kind.__module__.partition(".")[0] == "torch" for kind in type(value).__mro__) and hasattr(value, "detach")
 
 
 def _from_tensor(tensor: Any) -> np.ndarray:
@@ -37,7 +37,7 @@ def as_array(value: Any, dtype: Any = None) -> jax.Array:
         dtype: what to convert to; by default what the value has.
 
     Raises:
-        OverflowError: where an integer does not fit the dtype that JAX holds it in.
+        OverflowError: where a number of 64 bits does not fit the dtype that JAX holds it in.
     """
     array, _ = declared(value, dtype)
     return array
@@ -45,6 +45,8 @@ def as_array(value: Any, dtype: Any = None) -> jax.Array:
 
 def to_array(value: Any) -> jax.Array:
     """A jax array from an operand of a layer: a Parameter or Buffer gives its array, a jax array stays what it is."""
+    if isinstance(value, Cell):
+        value = value.value
     return value if isinstance(value, jax.Array) else as_array(value)
 
 
@@ -53,26 +55,29 @@ def declared(value: Any, dtype: Any = None) -> tuple[jax.Array, np.dtype]:
     if isinstance(value, Cell):
         value = value.value
     if isinstance(value, jax.Array):
-        asked = value.dtype if dtype is None else dtype
+        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
+            return value, value.dtype  # a random key
+        asked = np.dtype(value.dtype if dtype is None else dtype)
         # Also takes away a weak type, which would make a compiled function compile again.
-        return jax.lax.convert_element_type(value, held_dtype(asked)), np.dtype(asked) if not _is_key(value) else value.dtype
+        return jax.lax.convert_element_type(value, held_dtype(asked)), asked
     source = _from_tensor(value) if is_tensor(value) else np.asarray(value)
     if dtype is None and not isinstance(value, (np.ndarray, np.generic)) and not is_tensor(value):
         dtype = {"f": np.float32, "c": np.complex64}.get(source.dtype.kind)  # Python numbers are single, as in torch
     asked = np.dtype(source.dtype if dtype is None else dtype)
     held = held_dtype(asked)
-    if np.issubdtype(held, np.integer) and source.size and source.dtype.kind in "iu":
-        limits = np.iinfo(held)
-        if source.min() < limits.min or source.max() > limits.max:
-            raise OverflowError(
-                f"a value of {asked.name} from {source.min()} to {source.max()} does not fit {held.name}, in which JAX holds "
-                "it; enable 64 bits with jax.config.update('jax_enable_x64', True)"
-            )
-    return jnp.array(source.astype(held)), asked
-
-
-def _is_key(value: jax.Array) -> bool:
-    return jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+    with np.errstate(over="ignore"):
+        array = source.astype(held)
+    lost: Any = False
+    if source.dtype.kind in "iu" and np.issubdtype(held, np.integer):
+        lost = array != source
+    elif held != asked:
+        lost = np.isfinite(source) & ~np.isfinite(array)
+    if np.any(lost):
+        raise OverflowError(
+            f"a value of {asked.name} from {source.min()} to {source.max()} does not fit {held.name}, in which JAX holds it; "
+            "enable 64 bits with jax.config.update('jax_enable_x64', True)"
+        )
+    return jnp.array(array), asked
 
 
 def exported(array: jax.Array, dtype: np.dtype) -> Any:

@@ -86,7 +86,7 @@ def assert_agree(
     Args:
         ours: of fnn.
         theirs: of torch.
-        operands: numpy arrays, each given to both; None stays None.
+        operands: given to both: numpy arrays as each one's arrays, and anything else as it is.
         tolerance: relative; by default that of the dtype.
         fixed: the places of operands to take no gradient in.
         options: given to both.

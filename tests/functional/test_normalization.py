@@ -9,14 +9,8 @@ import fnn.functional as F
 
 
 def check(input, shape, weight, bias, **options):
-    assert_agree(
-        lambda x, w, b: F.layer_norm(x, shape, w, b, **options),
-        lambda x, w, b: torch.nn.functional.layer_norm(x, shape, w, b, **options),
-        input,
-        weight,
-        bias,
-        tolerance={np.dtype(np.float32): 1e-4}.get(input.dtype, 4e-2),
-    )
+    tolerance = 1e-4 if input.dtype == np.float32 else 4e-2
+    assert_agree(F.layer_norm, torch.nn.functional.layer_norm, input, shape, weight, bias, tolerance=tolerance, **options)
 
 
 @pytest.mark.parametrize("shape", [(5,), [4, 5], (3, 4, 5), (2, 3, 4, 5)], ids=str)

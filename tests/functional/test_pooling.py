@@ -12,8 +12,7 @@ SPACE = {1: (9,), 2: (9, 8), 3: (6, 7, 5)}
 
 def check(n, input, *args, **options):
     name = f"max_pool{n}d"
-    ours, theirs = (lambda x, f=getattr(module, name): f(x, *args, **options) for module in (F, torch.nn.functional))
-    assert_agree(ours, theirs, input)
+    assert_agree(getattr(F, name), getattr(torch.nn.functional, name), input, *args, **options)
 
 
 OPTIONS = [
@@ -61,12 +60,7 @@ def test_max_pool_takes_other_dtypes(dtype, return_indices):
 def test_max_pool_finds_what_is_not_finite(value):
     x = normal(1, 1, 6, 6)
     x[0, 0, 1, 2] = x[0, 0, 4, :] = value
-    assert_agree(
-        lambda x: F.max_pool2d(x, 2, return_indices=True),
-        lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True),
-        x,
-        fixed=(0,),
-    )
+    assert_agree(F.max_pool2d, torch.nn.functional.max_pool2d, x, 2, return_indices=True, fixed=(0,))
     check(2, np.full((1, 3, 3), -np.inf, np.float32), 2, 1, 1, return_indices=True)
 
 
@@ -100,15 +94,15 @@ def test_max_pool_refuses_what_has_no_order(dtype):
 @pytest.mark.parametrize("size", [1, 3, 8, 11, (2, 5), (None, 3), (4, None), 0], ids=str)
 @pytest.mark.parametrize("batch", [(), (2,), (0,)], ids=str)
 def test_adaptive_avg_pool2d(size, batch):
-    ours, theirs = (lambda x, f=f: f.adaptive_avg_pool2d(x, size) for f in (F, torch.nn.functional))
-    assert_agree(ours, theirs, normal(*batch, 3, 8, 6), fixed=(0,) if size == 0 else ())  # torch has no gradient of it
+    fixed = (0,) if size == 0 else ()  # torch has no gradient of it
+    x = normal(*batch, 3, 8, 6)
+    assert_agree(F.adaptive_avg_pool2d, torch.nn.functional.adaptive_avg_pool2d, x, size, fixed=fixed)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
 @pytest.mark.parametrize("size", [1, 4, 7])
 def test_adaptive_avg_pool2d_averages_16_bits_in_float32(dtype, size):
-    ours, theirs = (lambda x, f=f: f.adaptive_avg_pool2d(x, size) for f in (F, torch.nn.functional))
-    assert_agree(ours, theirs, normal(3, 8, 8, dtype=dtype))
+    assert_agree(F.adaptive_avg_pool2d, torch.nn.functional.adaptive_avg_pool2d, normal(3, 8, 8, dtype=dtype), size)
     assert (F.adaptive_avg_pool2d(jnp.ones((1, 99, 99), dtype), size) == 1).all()
 
 

@@ -1,0 +1,63 @@
+"""Public classes, methods and functions take torch's arguments: the same names, order and defaults."""
+
+import inspect
+import re
+
+import pytest
+from oracle import torch
+
+import fnn.functional
+import fnn.nn
+
+# Ours differ where an initialiser and its shape can be given.
+OWN = {"Module", "Parameter", "Buffer"}
+# torch's say only *args and **kwargs.
+OPEN = {"forward", "to", "state_dict"}
+
+FUNCTIONS = [name for name in fnn.functional.__all__ if hasattr(torch.nn.functional, name)]
+INITS = [name for name in vars(fnn.nn.init) if re.fullmatch(r"[a-z]\w*_|calculate_gain", name)]
+CLASSES = [name for name in fnn.nn.__all__ if isinstance(getattr(torch.nn, name, None), type) and name not in OWN]
+METHODS = [
+    (name, method)
+    for name in [*CLASSES, "Module"]
+    for method, function in vars(getattr(fnn.nn, name)).items()
+    if not method.startswith("_") and callable(getattr(getattr(torch.nn, name), method, None)) and callable(function)
+    if (name, method) not in {("Module", method) for method in OPEN}
+]
+
+
+def documented(function):
+    """The signature, or for a function of C++ the one that its documentation begins with."""
+    try:
+        signature = inspect.signature(getattr(torch.nn.functional, f"_{function.__name__}", function))
+    except ValueError:
+        arguments = re.match(r"\s*\w+\((.*?)\) -> ", function.__doc__)[1]
+        signature = inspect.signature(eval(f"lambda {arguments}: None"))
+    return signature
+
+
+def assert_same_arguments(ours, theirs):
+    expected = [(p.name, p.default) for p in documented(theirs).parameters.values()]
+    names = {name for name, _ in expected}
+    own = inspect.signature(ours).parameters.values()
+    assert [(p.name, p.default) for p in own if p.name in names or p.kind is not p.KEYWORD_ONLY] == expected
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name):
+    assert_same_arguments(getattr(fnn.functional, name), getattr(torch.nn.functional, name))
+
+
+@pytest.mark.parametrize("name", INITS)
+def test_initial_values(name):
+    assert_same_arguments(getattr(fnn.nn.init, name), getattr(torch.nn.init, name))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_constructors(name):
+    assert_same_arguments(getattr(fnn.nn, name), getattr(torch.nn, name))
+
+
+@pytest.mark.parametrize(("name", "method"), METHODS)
+def test_methods(name, method):
+    assert_same_arguments(getattr(getattr(fnn.nn, name), method), getattr(getattr(torch.nn, name), method))
