@@ -102,7 +102,10 @@ def _join(key: Any, things: list[Any], leaves: list[Any]) -> tuple[Any, Any]:
     """The arguments of the function, from what `jit._split` took apart."""
     tree, ids, static = key
     objects, arrays = iter(things), iter(leaves)
-    args, kwargs = jax.tree.unflatten(tree, [next(objects) if i else next(arrays) for i in ids])
+    flat = [next(objects) if i else next(arrays) for i in ids]
+    if tree is None:
+        return flat, {}
+    args, kwargs = jax.tree.unflatten(tree, flat)
     if static:
         args = list(args)
         for i, value in static[0]:
@@ -203,13 +206,29 @@ class jit:
     def _split(self, args: Any, kwargs: Any) -> tuple[Any, list[Any], list[Any]]:
         """Takes the arguments apart: a key for the cache, the objects passed by reference, and the arrays.
 
-        The key is the structure, the identity of each object (0 for arrays), and the static arguments.
+        The key is the structure (None for arguments that are just objects and arrays), the identity of each object (0 for
+        arrays), and the static arguments.
         """
+        leaves: list[Any] = []
+        things: list[Any] = []
+        ids: list[int] = []
         static: Any = ()
         if self._static_argnums or self._static_argnames:
             args, kwargs, static = self._take_static(args, kwargs)
+        elif not kwargs:  # mostly there are just modules and arrays, and nothing to flatten
+            for arg in args:
+                if isinstance(arg, Stateful):
+                    things.append(arg)
+                    ids.append(id(arg))
+                elif isinstance(arg, jax.Array):
+                    leaves.append(arg)
+                    ids.append(0)
+                else:
+                    break
+            else:
+                return (None, tuple(ids), ()), things, leaves
+            leaves, things, ids = [], [], []
         flat, tree = tree_flatten((args, kwargs))
-        leaves, things, ids = [], [], []
         for leaf in flat:
             if isinstance(leaf, Stateful):
                 things.append(leaf)

@@ -29,7 +29,7 @@ class Registry(dict[Any, Any]):
     version: int
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        self = super().__new__(cls)
+        self = super().__new__(cls, *args, **kwargs)
         self.version = _scope.changed()
         return self
 

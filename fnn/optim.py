@@ -12,7 +12,7 @@ import optax
 
 from fnn import scope as _scope
 from fnn.arrays import as_array
-from fnn.guards import Stateful, touch
+from fnn.guards import Registry, Stateful, touch
 from fnn.scope import Cell
 from fnn.tree import nest, unnest
 
@@ -44,10 +44,10 @@ class Optimizer(Stateful):
     def __init__(self, module: Any, transformation: optax.GradientTransformation):
         self.module = module
         self.transformation = optax.with_extra_args_support(transformation)
-        self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._parameters = Registry({name: p for name, p in module.named_parameters() if p.requires_grad})
         state = self.transformation.init(self._values())
         leaves, self._tree = jax.tree_util.tree_flatten(state)
-        self._state = [Cell(as_array(leaf), "the optimizer's state") for leaf in leaves]
+        self._state = tuple(Cell(as_array(leaf), "the optimizer's state") for leaf in leaves)
 
     def _values(self) -> dict[str, Any]:
         return nest({name: p.value for name, p in self._parameters.items()})

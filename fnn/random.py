@@ -117,7 +117,7 @@ class Generator:
 
     def operands(self, count: int) -> tuple[Any, Any]:
         """As `advance`, as inputs of a compiled function: JAX dispatches plain key data faster than keys."""
-        offset = self.advance(count)[1] if count else self.offset
+        offset = self.advance(count)[1] if count else self._cell._value if _scope.current() is None else self.offset
         if offset != self._last[0]:
             self._last = offset, (_seed_data(self._seed), np.uint32(offset))
         return self._last[1]
