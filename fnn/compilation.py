@@ -304,7 +304,12 @@ class jit:
         donated, kept = form.donated, read(form.kept)
         if donated:
             donated = _separate(read(donated), [*kept, *leaves])
-        out, written = form.function(donated, kept, key, offset, leaves)
+        try:
+            out, written = form.function(donated, kept, key, offset, leaves)
+        except BaseException:
+            if draws:
+                source.advance(-draws)
+            raise
         [(number, values)] = written.items()
         cells, drawn = form.traces[number]
         if drawn != draws:

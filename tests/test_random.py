@@ -127,6 +127,19 @@ def test_a_failed_call_takes_no_draw():
         Failing()(ONES)
     assert fnn.random.default_generator.offset == 0
 
+    @fnn.jit
+    def sometimes(x):
+        y = dropout(x)
+        if len(x) == 3:
+            raise ValueError("after the draw")
+        return y
+
+    sometimes(ONES)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="after the draw"):
+            sometimes(ONES[:3])
+    assert fnn.random.default_generator.offset == 1
+
 
 def test_a_traced_key_does_not_initialise_parameters_that_outlive_it():
     def build(key):
