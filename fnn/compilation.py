@@ -17,7 +17,7 @@ from jax.tree_util import tree_flatten
 from fnn import random as _random
 from fnn import scope as _scope
 from fnn.captures import Captures
-from fnn.guards import Guards, Recorder, Stateful, touch
+from fnn.guards import Guards, Recorder, Stateful, refuse_leaks, touch
 from fnn.scope import Cell, Scope
 from fnn.transforms import plain
 
@@ -72,7 +72,7 @@ class _Form:
             raise _Lazy
         things: list[Any] = [ref() for ref in self.things]
         args, kwargs = _join(self.key, things, leaves)
-        recorder, epoch, captures = Recorder(), _scope.epoch, Captures(owner.__wrapped__)
+        recorder, epoch, captures = Recorder(), _scope.epoch, Captures(owner.__wrapped__, _static(self.key))
         misses: dict[Cell, None] = {}
         stream = _random.Stream(_random.typed(key), offset, outer=_random.source())
         with _random.drawing_from(stream), Scope(held, misses=misses, recorder=recorder) as scope:
@@ -86,6 +86,7 @@ class _Form:
         to_donate = [cell for cell in scope.written if cell in held and cell not in set(self.donated)] if owner.donate else []
         if missed or to_donate:
             raise _Miss(missed, to_donate)
+        refuse_leaks(thing for thing, _ in recorder.seen.values())
         captures.release()
         self.captures = captures
         self.guards = Guards(recorder, epoch, self.guards)
@@ -112,6 +113,11 @@ def _join(key: Any, things: list[Any], leaves: list[Any]) -> tuple[Any, Any]:
             args[i] = value
         kwargs = kwargs | dict(static[1])
     return args, kwargs
+
+
+def _static(key: Any) -> list[Any]:
+    """The static arguments in a key of `jit._split`."""
+    return [value for part in key[2] for _, value in part]
 
 
 def _stored(cells: list[Cell]) -> list[Any]:
@@ -256,7 +262,7 @@ class jit:
             if form.holds():
                 return form
         cells: list[Cell] = []
-        for thing in [*things, *Captures(self.__wrapped__).things]:
+        for thing in [*things, *Captures(self.__wrapped__, _static(key)).things]:
             cells.extend(thing.cells())
         with self._lock:
             self._compiled += 1

@@ -7,8 +7,11 @@ sets by content, parameters and buffers by identity and `requires_grad`, and eve
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from fnn import scope as _scope
@@ -72,7 +75,9 @@ class Stateful:
         _scope.changed()
 
     def __delattr__(self, name: str) -> None:
-        object.__delattr__(self, name)
+        scope = _scope.current()
+        if scope is None or not scope.delete_attribute(self, name):
+            object.__delattr__(self, name)
         _scope.changed()
 
     def __getattr__(self, name: str) -> Any:
@@ -105,6 +110,22 @@ def holds_tracer(value: Any) -> bool:
     return _scope.is_tracer(value)
 
 
+def refuse_leaks(things: Iterable[Stateful]) -> None:
+    """Raises where code of a trace has put a traced value into a list or dict that an object holds; takes it out again."""
+    for thing in things:
+        for name, value in vars(thing).items():
+            if isinstance(value, (list, dict)) and not isinstance(value, Registry) and holds_tracer(value):
+                if isinstance(value, list):
+                    value[:] = [item for item in value if not holds_tracer(item)]
+                else:
+                    for key in [key for key, item in value.items() if holds_tracer(item)]:
+                        del value[key]
+                raise _scope.StateError(
+                    f"a traced value was put into {type(thing).__name__}.{name}, where it would outlive its transformation. "
+                    "Return it from forward, or set a new list or dict as an attribute and take it with fnn.capture."
+                )
+
+
 def touch(thing: Stateful) -> None:
     """Notes, for the functions being compiled, that their traces look at an object.
 
@@ -131,7 +152,7 @@ class _Reference:
             self.ref = lambda: thing
 
     def matches(self, thing: Any) -> bool:
-        return self.ref() is thing
+        return thing is not None and self.ref() is thing  # a reference to what is gone gives None
 
 
 class _Cell(_Reference):
@@ -144,7 +165,7 @@ class _Cell(_Reference):
         self.requires_grad = getattr(cell, "requires_grad", False)
 
     def matches(self, thing: Any) -> bool:
-        return self.ref() is thing and getattr(thing, "requires_grad", False) == self.requires_grad
+        return thing is not None and self.ref() is thing and getattr(thing, "requires_grad", False) == self.requires_grad
 
 
 class _Scalar:
@@ -206,6 +227,24 @@ class _Set:
         return isinstance(things, (set, frozenset)) and things == self.value
 
 
+class _Record(_Reference):
+    """Matches a configuration object (a namespace or dataclass) by identity and content."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, thing: Any, above: tuple[int, ...]):
+        super().__init__(thing)
+        self.content = _Mapping(vars(thing), above)
+
+    def matches(self, thing: Any) -> bool:
+        return super().matches(thing) and self.content.matches(vars(thing))
+
+
+def _is_record(thing: Any) -> bool:
+    is_data = dataclasses.is_dataclass(thing) and not isinstance(thing, type)
+    return hasattr(thing, "__dict__") and (is_data or isinstance(thing, (types.SimpleNamespace, argparse.Namespace)))
+
+
 def _look(thing: Any, above: tuple[int, ...] = ()) -> Any:
     kind = type(thing)
     if kind in _SCALARS:
@@ -216,6 +255,8 @@ def _look(thing: Any, above: tuple[int, ...] = ()) -> Any:
         return (_Mapping if isinstance(thing, dict) else _Sequence)(thing, (*above, id(thing)))
     if kind in (set, frozenset):
         return _Set(thing)
+    if _is_record(thing) and id(thing) not in above:
+        return _Record(thing, (*above, id(thing)))
     return _Reference(thing)
 
 
@@ -223,7 +264,7 @@ def _mutable(thing: Any) -> bool:
     """Whether a value can change without an attribute being set."""
     if isinstance(thing, tuple):
         return any(map(_mutable, thing))
-    return isinstance(thing, (list, dict, set)) and not isinstance(thing, Registry)
+    return (isinstance(thing, (list, dict, set)) and not isinstance(thing, Registry)) or _is_record(thing)
 
 
 class _Guard:
@@ -245,8 +286,13 @@ class _Guard:
         self.others = [(name, item) for name, item in self.attributes.items() if name not in quick]
 
     def ignore(self, name: str) -> None:
-        """Leaves an attribute out."""
+        """Leaves an attribute out that the traced code assigns, such as a counter.
+
+        What was a flag, a string or None when the trace met it stays: code that assigns those asks for them first.
+        """
         self.names.add(name)
+        if isinstance(self.attributes.get(name), _Scalar) and type(self.attributes[name].value) in (bool, str, type(None)):
+            return
         self.attributes.pop(name, None)
         self.absent.discard(name)
         self.scalars = [pair for pair in self.scalars if pair[0] != name]

@@ -262,6 +262,7 @@ class bound:
 
     def __exit__(self, *error: Any) -> None:
         self._scope.__exit__(*error)
+        self._scope.count_outside()
 
 
 def update(module: Any, params: Mapping[str, Any], state: Mapping[str, Any] | None = None) -> None:

@@ -252,6 +252,7 @@ class Scope:
     ):
         self.held = dict(held or {})
         self.written: dict[Cell, Any] = {}
+        self.counters: set[Cell] = set()
         self.mode = mode
         self.misses = misses
         self.recorders = () if recorder is None else (recorder,)
@@ -382,6 +383,15 @@ class Scope:
     def put(self, cell: Cell, value: Any) -> None:
         """Gives the cell a Python value, from whatever trace: for counters that JAX never sees."""
         self.written[cell] = value
+        self.counters.add(cell)
+
+    def count_outside(self) -> None:
+        """Hands the counters on, where nothing else that was written in the scope is kept."""
+        commit({cell: self.written[cell] for cell in self.counters})
+
+    def delete_attribute(self, owner: Any, name: str) -> bool:
+        """Forgets a traced attribute; False where there is none."""
+        return self._attributes.pop((id(owner), name), None) is not None
 
     def set_attribute(self, owner: Any, name: str, value: Any, traced: bool) -> None:
         """Notes an attribute that code in the scope sets; a traced value is kept here, not in the object."""

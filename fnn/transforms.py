@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 
 from fnn import random as _random
 from fnn import scope as _scope
-from fnn.guards import Stateful
+from fnn.guards import Stateful, refuse_leaks
 from fnn.scope import Cell, Restart, Scope
 from fnn.tree import nest, unnest
 
@@ -99,6 +99,13 @@ class _Differentiable:
             placed[number] = jax.tree.unflatten(tree, filled)
         return held, placed
 
+    def modules(self) -> Iterator[Stateful]:
+        """The modules among them, with their descendants."""
+        for leaves, _ in self.trees:
+            for leaf in leaves:
+                if isinstance(leaf, Stateful):
+                    yield from leaf.modules()
+
     def gradients(self, grads: list[Any]) -> list[Any]:
         """Gradients shaped as the arguments, with a dict of them in the place of each module."""
         result = []
@@ -151,6 +158,7 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
                 return out[0], (out[1], tuple(scope.written.values()))
 
             (value, (aux, written)), grads = jax.value_and_grad(inner, has_aux=True)(target.values)
+            refuse_leaks(target.modules())
             _scope.commit(dict(zip(cells, written, strict=True)))
             gradients = target.gradients(grads)
             gradient = gradients[0] if isinstance(argnums, int) else tuple(gradients)

@@ -113,6 +113,44 @@ def test_requires_grad_is_seen():
     assert set(function(net)["linear"]) == {"weight", "bias"}
 
 
+def test_an_attribute_that_becomes_none():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.activation = types.SimpleNamespace(scale=10.0)
+
+        def forward(self, x):
+            return x if self.activation is None else x * self.activation.scale
+
+    net = Net()
+    function, _ = traces(lambda net, x: net(x))
+    np.testing.assert_allclose(function(net, X), 10 * X)
+    net.activation.scale = 5.0
+    np.testing.assert_allclose(function(net, X), 5 * X)
+    net.activation = None
+    np.testing.assert_allclose(function(net, X), X)
+
+
+def test_a_flag_that_forward_sets_counts():
+    class Initialising(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(jnp.zeros(3))
+            self.initialized = False
+
+        def forward(self, x):
+            if not self.initialized:
+                self.bias.data = -x.mean(0)
+                self.initialized = True
+            return x + self.bias
+
+    compiled, eager = Initialising(), Initialising()
+    function, seen = traces(lambda x: compiled(x))
+    for scale in (1, 5, 7):
+        np.testing.assert_allclose(function(scale * X), eager(scale * X), rtol=1e-5, atol=1e-6)
+    assert len(seen) == 2
+
+
 NO_CHANGES = {
     "a new attribute": lambda net, i: setattr(net, "epoch", i),
     "an attribute of another module": lambda net, i: setattr(nn.Linear(1, 1), "note", i),
@@ -252,6 +290,35 @@ def test_a_closure_variable_that_stands_for_another_model():
     function(X)
     net = nn.Linear(3, 3)
     np.testing.assert_allclose(function(X), net(X), rtol=1e-6)
+
+
+def test_a_name_that_first_stands_for_nothing():
+    global model
+    model = None
+    function, _ = traces(lambda x: x if model is None else model(x))
+    np.testing.assert_allclose(function(X), X)
+    for model in (nn.Linear(3, 3), None):
+        np.testing.assert_allclose(function(X), X if model is None else model(X), rtol=1e-6)
+
+
+def test_a_trainer_with_models_deep_in_it():
+    class Trainer:
+        def __init__(self):
+            self.nets = {"parts": [nn.Linear(3, 3)]}
+
+        def run(self, x):
+            return self.nets["parts"][0](x)
+
+    trainer = Trainer()
+    functions = [
+        fnn.jit(trainer.run),
+        fnn.jit(lambda x: trainer.run(x)),
+        functools.partial(fnn.jit(Trainer.run, static_argnums=0), trainer),
+    ]
+    for _ in range(2):
+        for function in functions:
+            np.testing.assert_allclose(function(X), trainer.run(X), rtol=1e-6)
+        trainer.nets["parts"][0] = nn.Linear(3, 3)
 
 
 @pytest.mark.parametrize("place", ["list", "dict", "object", "method"])

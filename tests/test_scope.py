@@ -421,3 +421,42 @@ def test_a_weight_that_plain_jax_has_compiled_in_warns_when_it_changes():
     np.testing.assert_allclose(frozen(X), net(X), rtol=1e-6)
     with pytest.warns(UserWarning, match=r"'weight' of Linear changed after a plain JAX transformation"):
         net.weight.data = net.weight * 2
+
+
+@pytest.mark.parametrize("transform", ["fnn.jit", "fnn.grad"])
+def test_a_traced_value_in_a_list_of_a_module_is_refused(transform):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+            self.losses = ["kept"]
+
+        def forward(self, x):
+            y = self.linear(x)
+            self.losses.append(y.sum())
+            return y
+
+    net = Net()
+    with pytest.raises(fnn.StateError, match=r"put into Net\.losses"):
+        {"fnn.jit": fnn.jit(lambda net: net(X)), "fnn.grad": fnn.grad(lambda net: net(X).sum())}[transform](net)
+    assert net.losses == ["kept"]
+
+
+def test_a_traced_attribute_may_be_deleted():
+    class Net(nn.Module):
+        def forward(self, x):
+            self.twice = 2 * x
+            y = self.twice + 1
+            del self.twice
+            return y
+
+    np.testing.assert_allclose(fnn.jit(lambda x: Net()(x))(X), 2 * X + 1, rtol=1e-6)
+
+
+def test_draws_in_a_bound_block_count():
+    net = nn.Dropout(0.5)
+    masks = []
+    for _ in range(2):
+        with fnn.bound(net, {}):
+            masks.append(net(jnp.ones(64)))
+    assert (masks[0] != masks[1]).any()
