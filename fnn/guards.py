@@ -299,6 +299,10 @@ class _Guard:
         self.others = [pair for pair in self.others if pair[0] != name]
         self.mutable = [other for other in self.mutable if other != name]
 
+    def is_in(self, other: _Guard | None) -> bool:
+        """Whether another snapshot of the same object, taken while this one held, has all that this one has."""
+        return other is not None and self.attributes.keys() <= other.attributes.keys() and self.absent <= other.absent
+
     def unchanged(self) -> bool:
         """Whether nothing has changed that can be told quickly; not so where `requires_grad` of a parameter may have."""
         thing = self.ref()
@@ -374,7 +378,10 @@ class Guards:
     """What one compiled function rests on."""
 
     def __init__(self, recorder: Recorder, epoch: int, earlier: Guards | None = None):
-        self.guards: list[_Guard] = recorder.guards() + (earlier.guards if earlier else [])
+        self.guards: list[_Guard] = recorder.guards()
+        if earlier:  # traces for other shapes; what they looked at is mostly the same
+            now = {id(guard.ref()): guard for guard in self.guards}
+            self.guards += [guard for guard in earlier.guards if not guard.is_in(now.get(id(guard.ref())))]
         self.assigned: set[tuple[int, str]] = recorder.assigned | (earlier.assigned if earlier else set())
         self._epoch = epoch
         self._frozen = _scope.frozen

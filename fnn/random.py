@@ -194,10 +194,11 @@ def source() -> Any:
 def next_key() -> jax.Array:
     """A fresh key from the source in force: what dropout and its like draw with."""
     scope = _scope.current()
-    inside = scope is not None and scope.enter_inner_trace()
+    if scope is None:
+        return _fold(*source().advance())
+    scope.draws_inside()
     key = _fold(*source().advance())
-    if inside and scope is not None:
-        scope.renew_token()  # a cached trace would repeat this draw
+    scope.has_changed()
     return key
 
 

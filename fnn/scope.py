@@ -94,8 +94,8 @@ def changed(requires_grad: bool = False) -> int:
     if requires_grad:
         frozen = number
     scope = _current.get()
-    if scope is not None and scope.inner_reads:
-        scope.renew_token()
+    if scope is not None:
+        scope.has_changed()
     return number
 
 
@@ -261,7 +261,8 @@ class Scope:
         self._around = staged
         self.outer: Scope | None = None
         self.closed = False
-        self.inner_reads = False
+        self.inner_reads = False  # whether a function that JAX traced inside has read something of the scope
+        self.stale = False  # whether that has changed while a scope inside this one was open
         self._wants_token = token
         self._token: Any = None
         self._attributes: dict[tuple[int, str], Any] = {}
@@ -277,7 +278,8 @@ class Scope:
         if self.mode is INHERIT:
             self.mode = OWN if outer is None else outer.mode
         self.root: Scope = self if outer is None else outer.root
-        if self._wants_token or self.staged or self._around is not None or _token.value is not None:
+        # Once a trace that JAX keeps has a value of ours in it, code without a token could be handed that trace.
+        if self._wants_token or self.staged or self._around is not None or _token.value is not None or _any_baked:
             fresh = self.held or self.staged or self._around is not None or outer is not None
             self._token = _token(next(_tokens) if fresh else ("values", version, epoch))
             self._token.__enter__()
@@ -289,6 +291,8 @@ class Scope:
         if self._token is not None:
             self._token.__exit__(None, None, None)
         self.closed = True
+        if self.outer is not None and self.outer.stale:
+            self.outer.renew_token()
         if error is not None and (self.staged or kind is Restart):
             for (_, name), (owner, old) in self._replaced.items():
                 if old is _ABSENT:
@@ -315,7 +319,23 @@ class Scope:
             self._token.__exit__(None, None, None)
             self._token = _token(next(_tokens))
             self._token.__enter__()
-            self.inner_reads = False
+            self.inner_reads = self.stale = False
+
+    def has_changed(self) -> None:
+        """Notes that what functions traced in this scope, and in those outside, have seen is different now."""
+        if self.inner_reads:
+            self.renew_token()
+        scope = self.outer
+        while scope is not None:  # their tokens can be set only once this scope has closed
+            scope.stale = scope.stale or scope.inner_reads
+            scope = scope.outer
+
+    def draws_inside(self) -> None:
+        """Notes that a random number is drawn: a trace that JAX keeps would repeat it."""
+        scope: Scope | None = self
+        while scope is not None:
+            scope.enter_inner_trace()
+            scope = scope.outer
 
     def enter_inner_trace(self) -> bool:
         """Whether the code runs in a JAX transformation inside the scope; notes that its trace depends on the scope."""
@@ -329,12 +349,12 @@ class Scope:
 
     def read(self, cell: Cell) -> Any:
         """What the cell holds here."""
-        self.enter_inner_trace()
         lifted = False
         scope: Scope | None = self
         while scope is not None:
             if scope.closed:
                 raise StateError(f"{cell.label} was read in a scope that has closed (in a task or thread that outlived it).")
+            scope.enter_inner_trace()
             value = scope.written.get(cell, _ABSENT)
             if value is _ABSENT:
                 value = scope.held.get(cell, _ABSENT)

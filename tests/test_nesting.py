@@ -204,6 +204,59 @@ def test_a_known_function_called_twice_in_one_scope_sees_what_was_written_betwee
         assert (first, second) == (factor, 10 * factor)
 
 
+WITHIN = {
+    "fnn.checkpoint": lambda net: fnn.checkpoint(net),
+    "fnn.jit": lambda net: fnn.jit(lambda x: net(x)),
+    "functional_call": lambda net: lambda x: fnn.functional_call(net, {}, (x,)),
+    "capture": lambda net: lambda x: fnn.capture(net, [""])(x)[0],
+    "nothing": lambda net: lambda x: net(x),
+}
+
+
+@pytest.mark.parametrize("outer", ["fnn.jit", "fnn.value_and_grad"])
+@pytest.mark.parametrize("within", WITHIN)
+def test_a_known_function_with_a_scope_of_its_own_sees_what_was_written_between(within, outer):
+    net = nn.Linear(WIDTH, WIDTH)
+    known = jax.jit(lambda x: WITHIN[within](net)(x))
+
+    def twice(net):
+        first = known(X)
+        net.weight.value = net.weight * 2
+        net.bias.value = net.bias * 2
+        return 0.0, (first, known(X))
+
+    run = fnn.jit(twice) if outer == "fnn.jit" else lambda net: fnn.value_and_grad(twice, has_aux=True)(net)[0]
+    first, second = run(net)[1]
+    np.testing.assert_allclose(2 * first, second, rtol=1e-5)
+
+
+@pytest.mark.parametrize("within", ["fnn.checkpoint", "capture", "nothing"])
+def test_a_known_function_with_a_scope_of_its_own_draws_twice(within):
+    net = nn.Dropout(0.5)
+    known = jax.jit(lambda x: WITHIN[within](net)(x))
+    first, second = fnn.jit(lambda x: (known(x), known(x)))(jnp.ones(64))
+    assert (first != second).any()
+
+
+@pytest.mark.parametrize("name", ["jax.jit", "jax.checkpoint", "lax.map", "lax.cond"])
+def test_a_function_that_plain_jax_has_traced_outside_of_all_scopes(name):
+    net = nn.Linear(WIDTH, WIDTH)
+    body = lambda x: net(x)  # noqa: E731
+    known = {
+        "jax.jit": jax.jit(body),
+        "jax.checkpoint": jax.checkpoint(body),
+        "lax.map": lambda x: jax.lax.map(body, x),
+        "lax.cond": lambda x: jax.lax.cond(True, body, body, x),
+    }[name]
+    known(X)  # a look at the output, which leaves the weights in a trace that JAX keeps
+    np.testing.assert_allclose(fnn.grad(lambda net: known(X).sum())(net)["bias"], np.full(WIDTH, len(X)), rtol=1e-6)
+    wrapper = Wrapper(known, net)
+    zeros = {"net.weight": jnp.zeros((WIDTH, WIDTH)), "net.bias": jnp.zeros(WIDTH)}
+    np.testing.assert_array_equal(fnn.functional_call(wrapper, zeros, (X,)), np.zeros_like(X))
+    with fnn.bound(wrapper, fnn.tree.nest(zeros)):
+        np.testing.assert_array_equal(wrapper(X), np.zeros_like(X))
+
+
 def test_a_known_function_called_twice_in_one_scope_draws_twice():
     dropout = nn.Dropout(0.5)
     known = jax.checkpoint(lambda x: dropout(x))

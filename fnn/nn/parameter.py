@@ -191,6 +191,9 @@ class Handle(Cell):
 
     def fill_(self, value: Any) -> Self:
         """Sets all elements."""
+        if _scope.current() is not None:
+            self.value = jnp.full(self.shape, value, self.dtype)
+            return self
         return self.initialize(lambda key, shape, dtype: jnp.full(shape, value, dtype))
 
     def zero_(self) -> Self:
