@@ -177,7 +177,7 @@ def assert_layers_agree(ours: Any, theirs: Any, *inputs: np.ndarray, tolerance: 
 def assert_same_face(ours: Any, theirs: Any) -> None:
     """Asserts that two layers print alike and have the same public attributes and state_dict keys."""
     assert repr(ours) == repr(theirs)
-    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert list(ours.state_dict(keep_vars=True)) == list(theirs.state_dict())
     for name, value in vars(theirs).items():
         if not name.startswith("_"):
             assert getattr(ours, name) == value, name

@@ -47,32 +47,36 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
     if mode not in _MODES:
         raise NotImplementedError(f"Unrecognised padding mode {mode}")
     widths = [(0, 0)] * (x.ndim - axes) + [(amounts[2 * i], amounts[2 * i + 1]) for i in reversed(range(axes))]
-    for axis, (before, after) in enumerate(widths[-axes:] if axes else (), x.ndim - axes):
-        size, cut = x.shape[axis], x.shape[axis] + min(before, 0) + min(after, 0)
-        least = 0 if mode in ("constant", "circular") else 1
-        if size + before + after < least or cut < 0:
-            raise RuntimeError(
-                f"pad {(before, after)} on dimension {axis} leaves size {size + before + after} of an input of shape {x.shape}"
+    if mode != "constant":
+        if value is not None and value != 0:
+            raise RuntimeError(f'Padding mode "{mode}" doesn\'t take in value argument')
+        if not axes or axes not in (x.ndim - 1, x.ndim - 2):
+            raise NotImplementedError(
+                f"Only 2D, 3D, 4D, 5D padding with non-constant padding are supported, got pads {tuple(amounts)} for {x.shape}"
             )
-        limit = {"reflect": size - 1, "replicate": math.inf if size else 0, "circular": cut}.get(mode)
-        if limit is not None and max(before, after) > limit:
-            raise RuntimeError(
-                f"Padding size should be less than the corresponding input dimension for mode {mode!r}, but got: padding "
-                f"{(before, after)} at dimension {axis} of input {x.shape}"
-            )
+    for axis in range(x.ndim - axes, x.ndim):
+        _check(x.shape, axis, widths[axis], mode)
     if mode == "constant":
         fill = jnp.asarray(0 if value is None else value, x.dtype)
         return jax.lax.pad(x, fill, [(before, after, 0) for before, after in widths])
-    if value is not None and value != 0:
-        raise RuntimeError(f'Padding mode "{mode}" doesn\'t take in value argument')
-    if axes not in (x.ndim - 1, x.ndim - 2):
-        raise NotImplementedError(
-            f"Only 2D, 3D, 4D, 5D padding with non-constant padding are supported, got pads {tuple(amounts)} for {x.shape}"
-        )
     more, less = [(max(b, 0), max(a, 0)) for b, a in widths], [(min(b, 0), min(a, 0)) for b, a in widths]
     if mode == "circular":
         return jnp.pad(_cut(x, less), more, mode="wrap")
     return _cut(jnp.pad(x, more, mode=_MODES[mode]), less)
+
+
+def _check(shape: tuple[int, ...], axis: int, width: tuple[int, int], mode: str) -> None:
+    size = shape[axis]
+    padded, cut = size + sum(width), size + sum(min(w, 0) for w in width)
+    whole = mode in ("reflect", "replicate")  # these continue the input before they cut it
+    if padded < whole or (cut < 0 and not whole):
+        raise RuntimeError(f"pad {width} on dimension {axis} leaves size {padded} of an input of shape {shape}")
+    limit = {"constant": math.inf, "reflect": size - 1, "replicate": math.inf if size else 0, "circular": cut}[mode]
+    if max(width) > limit:
+        raise RuntimeError(
+            f"Padding size should be less than the corresponding input dimension for mode {mode!r}, but got: padding "
+            f"{width} at dimension {axis} of input {shape}"
+        )
 
 
 def _cut(x: jax.Array, widths: Sequence[tuple[int, int]]) -> jax.Array:

@@ -12,6 +12,8 @@ from jax import lax
 
 from fnn.functional.checks import accumulating, array, floating, integer, ntuple
 
+_PADDING = np.int32(np.iinfo(np.int32).max)  # a place out of range, which gathers the lowest value
+
 
 def _pooled_size(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
     span = size + 2 * padding - dilation * (kernel - 1) - 1
@@ -55,23 +57,22 @@ def _max_pool(
         "padding": [(0, 0)] * lead + list(zip(pads, ends, strict=True)),
         "window_dilation": (1,) * lead + dilations,
     }
-    lowest = np.asarray(-np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min, x.dtype)[()]
+    lowest: Any = np.asarray(-np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min, x.dtype)[()]
     if not return_indices and max(dilations) == 1:  # with dilation JAX has no derivative of it
         return lax.reduce_window(x, lowest, lax.max, **windows)
     places = jnp.broadcast_to(jnp.arange(math.prod(space), dtype=jnp.int32).reshape(space), x.shape)
-    _, index = lax.reduce_window((lax.stop_gradient(x), places), (lowest, np.int32(-1)), _first_maximum, **windows)
-    flat = (*x.shape[:lead], -1)
-    best = jnp.take_along_axis(x.reshape(flat), index.reshape(flat), axis=-1, mode="fill", fill_value=lowest)
-    best = best.reshape(index.shape)
+    _, index = lax.reduce_window((lax.stop_gradient(x), places), (lowest, _PADDING), _first_maximum, **windows)
+    flat, where = (a.reshape(*x.shape[:lead], math.prod(a.shape[lead:])) for a in (x, index))
+    best = jnp.take_along_axis(flat, where, axis=-1, mode="fill", fill_value=lowest).reshape(index.shape)
     return (best, index) if return_indices else best
 
 
 def _first_maximum(a: Any, b: Any) -> Any:
-    """The larger of two pairs of value and place: of equals the first, of NaNs the last, and never padding (place −1)."""
+    """The larger of two pairs of value and place: of equals the first, of NaNs the last, and of padding none."""
     (value, place), (other, other_place) = a, b
     larger = (other > value) | ((other == value) & (other_place < place))
     nan = jnp.isnan(other) & (~jnp.isnan(value) | (other_place > place))
-    take = (place < 0) | ((other_place >= 0) & (larger | nan))
+    take = (place == _PADDING) | ((other_place != _PADDING) & (larger | nan))
     return jnp.where(take, other, value), jnp.where(take, other_place, place)
 
 

@@ -69,7 +69,7 @@ def embedding(
         table = table + lax.stop_gradient(scaled.astype(table.dtype) - table)  # torch takes no gradient of the scaling
         if isinstance(weight, Cell):
             write(weight, table)
-    out = jnp.take(table, index, axis=0, mode="fill", fill_value=jnp.nan)
+    out = jnp.take(table, index, axis=0, mode="fill")  # fills with NaN
     if scale_grad_by_freq:
         counts = jnp.zeros(rows, table.dtype).at[index.ravel()].add(1, mode="drop")
         share = jnp.take(1 / jnp.maximum(counts, 1), index, mode="clip")[..., None]

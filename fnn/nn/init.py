@@ -79,12 +79,34 @@ def _pure(make: Callable[P, Initializer]) -> Callable[P, Initializer]:
     return checked
 
 
-def _drawn(draw: Callable[[Any, Any, Any], jax.Array]) -> Initializer:
-    """An initialiser that draws in at least float32: in 16 bits there are few random numbers, and no tails."""
+def _compiled(draw: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A way to draw, as one function for XLA whatever the numbers of the distribution are.
+
+    It draws in at least float32: in 16 bits there are few random numbers, and no tails.
+    """
+
+    @functools.partial(jax.jit, static_argnums=(1, 2))
+    def compiled(key: Any, shape: Any, dtype: Any, *numbers: Any) -> jax.Array:
+        return draw(key, shape, jnp.promote_types(dtype, jnp.float32), *numbers).astype(dtype)
+
+    return compiled
+
+
+_uniform = _compiled(jax.random.uniform)
+_normal = _compiled(lambda key, shape, dtype, mean, std: mean + std * jax.random.normal(key, shape, dtype))
+_truncated = _compiled(
+    lambda key, shape, dtype, mean, std, a, b: jnp.clip(
+        mean + std * jax.random.truncated_normal(key, (a - mean) / std, (b - mean) / std, shape, dtype), a, b
+    )
+)
+
+
+def _drawing(draw: Callable[..., jax.Array], numbers: Callable[[Any], tuple[float, ...]]) -> Initializer:
+    """An initialiser, from a way to draw and the numbers that the distribution has for a shape."""
 
     def initializer(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
         floating("nn.init", jnp.dtype(dtype))
-        return draw(key, shape, jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+        return draw(key, tuple(shape), jnp.dtype(dtype), *numbers(shape))
 
     return initializer
 
@@ -118,7 +140,7 @@ def _interval(a: float, b: float) -> None:
 def uniform(a: float = 0.0, b: float = 1.0) -> Initializer:
     """Uniform on [a, b)."""
     _interval(a, b)
-    return _drawn(lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, a, b))
+    return _drawing(_uniform, lambda shape: (a, b))
 
 
 @_pure
@@ -126,7 +148,7 @@ def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
     """Normal with a mean and a standard deviation."""
     if std < 0:
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
-    return _drawn(lambda key, shape, dtype: mean + std * jax.random.normal(key, shape, dtype))
+    return _drawing(_normal, lambda shape: (mean, std))
 
 
 @_pure
@@ -139,10 +161,7 @@ def trunc_normal(mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float 
             "values may be incorrect.",
             stacklevel=3,
         )
-    low, high = (a - mean) / std, (b - mean) / std
-    return _drawn(
-        lambda key, shape, dtype: jnp.clip(mean + std * jax.random.truncated_normal(key, low, high, shape, dtype), a, b)
-    )
+    return _drawing(_truncated, lambda shape: (mean, std, a, b))
 
 
 @_pure
@@ -172,11 +191,11 @@ def kaiming_normal(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "le
 
 
 def _symmetric(bound: Callable[[Any], float]) -> Initializer:
-    return _drawn(lambda key, shape, dtype: bound(shape) * jax.random.uniform(key, shape, dtype, -1, 1))
+    return _drawing(_uniform, lambda shape: (-bound(shape), bound(shape)))
 
 
 def _centred(std: Callable[[Any], float]) -> Initializer:
-    return _drawn(lambda key, shape, dtype: std(shape) * jax.random.normal(key, shape, dtype))
+    return _drawing(_normal, lambda shape: (0.0, std(shape)))
 
 
 def _fan_of(mode: str) -> Any:

@@ -48,6 +48,10 @@ def test_cuts_with_negative_pads(mode, pad):
     check(normal(2, 3, 5), pad, mode)
 
 
+def test_replicates_before_it_cuts():
+    check(normal(2, 3, 1), (2, -2), "replicate")
+
+
 @pytest.mark.parametrize("value", [None, 0.0])
 def test_replicates_further_than_the_input_is_long(value):
     check(normal(2, 3, 2), (5, 7), "replicate", value)
@@ -66,7 +70,8 @@ def test_replicates_further_than_the_input_is_long(value):
         ((2, 3, 4), ((5, 5), "circular"), ["circular", "(5, 5)", "dimension 2"]),
         ((2, 3, 4), ((-2, -2), "reflect"), ["(-2, -2)", "size 0"]),
         ((2, 3, 0), ((1, 1), "replicate"), ["(1, 1)", "(2, 3, 0)"]),
-        ((2, 3, 4, 5), ((1, 1), "reflect"), ["2D, 3D, 4D, 5D", "(1, 1)", "(2, 3, 4, 5)"]),
+        ((2, 3), ((), "circular"), ["2D, 3D, 4D, 5D", "()", "(2, 3)"]),
+        ((2, 3, 4, 1), ((1, 1), "reflect"), ["2D, 3D, 4D, 5D", "(1, 1)", "(2, 3, 4, 1)"]),
     ],
     ids=lambda value: str(value) if isinstance(value, list) else "",
 )

@@ -40,7 +40,15 @@ def test_max_pool_takes_inputs_without_a_batch_axis(n, return_indices):
 def test_max_pool_takes_a_number_for_each_axis():
     check(2, normal(2, 3, 9, 8), (3, 2), stride=(1, 2), padding=(1, 0))
     check(2, normal(2, 3, 9, 8), [2], [])
-    check(2, normal(0, 3, 4, 4), 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"return_indices": True}, {"dilation": 2}], ids=str)
+def test_max_pool_takes_an_empty_batch(options):
+    check(2, normal(0, 3, 4, 4), 2, **options)
+
+
+def test_max_pool_of_padding_alone_is_minus_infinity():
+    check(1, normal(1, 3), 2, padding=1, dilation=4)
 
 
 @pytest.mark.parametrize("options", OPTIONS[1:3], ids=["", "dilation"])
