@@ -84,7 +84,7 @@ def test_the_identity_of_a_dead_module_is_not_taken_for_another():
     for i in range(30):
         net = nn.Linear(3, 1, bias=False)
         net.weight.data.fill_(i)
-        np.testing.assert_allclose(function(net, X)[0], i * X[0], rtol=1e-6)
+        np.testing.assert_allclose(function(net, X)[0], i * X[0], rtol=1e-5, atol=1e-6)
         del net
         gc.collect()
 
@@ -418,7 +418,7 @@ def test_eager_code_that_plain_jax_stages_sees_every_new_weight():
 def test_a_weight_that_plain_jax_has_compiled_in_warns_when_it_changes():
     net = nn.Linear(3, 3)
     frozen = jax.jit(lambda x: net(x))
-    np.testing.assert_allclose(frozen(X), net(X), rtol=1e-6)
+    np.testing.assert_allclose(frozen(X), net(X), rtol=1e-5, atol=1e-6)
     with pytest.warns(UserWarning, match=r"'weight' of Linear changed after a plain JAX transformation"):
         net.weight.data = net.weight * 2
 
@@ -450,7 +450,7 @@ def test_a_traced_attribute_may_be_deleted():
             del self.twice
             return y
 
-    np.testing.assert_allclose(fnn.jit(lambda x: Net()(x))(X), 2 * X + 1, rtol=1e-6)
+    np.testing.assert_allclose(fnn.jit(lambda x: Net()(x))(X), 2 * X + 1, rtol=1e-5, atol=1e-6)
 
 
 def test_draws_in_a_bound_block_count():
