@@ -101,7 +101,7 @@ class _Form:
 
 def _join(key: Any, things: list[Any], leaves: list[Any]) -> tuple[Any, Any]:
     """The arguments of the function, from what `jit._split` took apart."""
-    tree, ids, static = key
+    tree, ids, static, _ = key
     objects, arrays = iter(things), iter(leaves)
     flat = [next(objects) if i else next(arrays) for i in ids]
     if tree is None:
@@ -232,7 +232,7 @@ class jit:
                 else:
                     break
             else:
-                return (None, tuple(ids), ()), things, leaves
+                return (None, tuple(ids), (), ()), things, leaves
             leaves, things, ids = [], [], []
         flat, tree = tree_flatten((args, kwargs))
         for leaf in flat:
@@ -242,7 +242,8 @@ class jit:
             else:
                 leaves.append(leaf)
                 ids.append(0)
-        return (tree, tuple(ids), static), things, leaves
+        kinds = tuple(type(value) for part in static for _, value in part)  # 1 and True are equal, and not the same
+        return (tree, tuple(ids), static, kinds), things, leaves
 
     def _take_static(self, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
         numbers = {number % len(args) for number in self._static_argnums if -len(args) <= number < len(args)}

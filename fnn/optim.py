@@ -91,9 +91,8 @@ class Optimizer(Stateful):
         if jax.tree.structure(state) != self._tree:  # type: ignore[operator]
             raise ValueError("the transformation changed the structure of its state")
         paths = [path for path, _ in jax.tree.leaves_with_path(state)]
-        frozen = {tuple(name.split(".")) for name in still}
         for cell, path, value in zip(self._state, paths, jax.tree.leaves(state), strict=True):
-            if not _belongs(path, frozen):
+            if _owner(path, parameters) not in still:
                 _scope.write(cell, value)
         for name, value in new.items():
             if name in given:
@@ -101,8 +100,7 @@ class Optimizer(Stateful):
 
     def _check(self, given: Mapping[str, Any], by_grad: bool) -> None:
         parameters = self._parameters
-        trainable = {name for name, p in self.module.named_parameters() if p.requires_grad}
-        added = sorted(trainable - parameters.keys())
+        added = [name for name, p in self.module.named_parameters() if p.requires_grad and parameters.get(name) is not p]
         unexpected = [name for name in given if name not in parameters]
         missing = [name for name, p in parameters.items() if p.requires_grad and name not in given and not by_grad]
         shapes = [
@@ -116,7 +114,7 @@ class Optimizer(Stateful):
                 ("missing", missing),
                 ("unexpected", unexpected),
                 ("of the wrong shape", shapes),
-                ("not known to the optimizer, since they did not require a gradient when it was made", added),
+                ("not known to the optimizer, since they were not there or did not require a gradient when it was made", added),
             )
             if names
         ]
@@ -165,10 +163,11 @@ def _gradients(grads: Any) -> dict[str, Any]:
     return unnest(grads)
 
 
-def _belongs(path: Any, parameters: set[tuple[str, ...]]) -> bool:
-    """Whether a leaf of the state is for one of these parameters: its path ends with the parameter's."""
+def _owner(path: Any, parameters: Mapping[str, Any]) -> str | None:
+    """The parameter that a leaf of the state is for: the longest name that its path ends with."""
     keys = tuple(str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey))
-    return any(keys[-len(name) :] == name for name in parameters)
+    names = (".".join(keys[i:]) for i in range(len(keys)))
+    return next((name for name in names if name in parameters), None)
 
 
 __all__ = ["Optimizer"]

@@ -279,7 +279,9 @@ class Scope:
             self.mode = OWN if outer is None else outer.mode
         self.root: Scope = self if outer is None else outer.root
         # Once a trace that JAX keeps has a value of ours in it, code without a token could be handed that trace.
-        if self._wants_token or self.staged or self._around is not None or _token.value is not None or _any_baked:
+        # So could code in a `with` block, which cannot run again with one.
+        tokened = self._wants_token or self.block or self.staged or self._around is not None
+        if tokened or _token.value is not None or _any_baked:
             fresh = self.held or self.staged or self._around is not None or outer is not None
             self._token = _token(next(_tokens) if fresh else ("values", version, epoch))
             self._token.__enter__()

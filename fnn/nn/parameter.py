@@ -25,6 +25,7 @@ class Handle(Cell):
     itself, for `lax` functions. JAX transformations that are given a handle pass its array on.
     """
 
+    __array_priority__ = 100  # numpy arrays on the left of an operator leave it to the handle
     __slots__ = ("_dtype", "_grad", "_initializer", "_key", "_requires_grad", "_shape")
 
     def __init_subclass__(cls) -> None:

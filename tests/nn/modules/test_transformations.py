@@ -129,26 +129,22 @@ def test_derivatives_of_first_and_second_order_are_right_in_both_modes(case):
         assert any(jnp.abs(x).max() > 0 for x in forward_over_reverse)
 
 
-@pytest.mark.parametrize("differentiated", [False, True], ids=["forward", "gradient"])
-def test_vmap_is_a_loop(case, differentiated):
+def test_vmap_of_the_function_and_of_its_gradient_is_a_loop(case):
     function, operands = case
-    if differentiated:
-        function = gradient(function, operands)
     stacked = tuple(np.stack([x, *like([x] * 2, 7)]) for x in operands)
 
     @jax.jit
     def both(*stacked):
-        one_set_of_parameters = [x[0] for x in stacked[:-1]]
-        over_inputs = jax.vmap(lambda x: function(*one_set_of_parameters, x))
-        mapped = jax.vmap(function)(*stacked), over_inputs(stacked[-1])
-        looped = (
-            [function(*(x[i] for x in stacked)) for i in range(3)],
-            [function(*one_set_of_parameters, stacked[-1][i]) for i in range(3)],
-        )
-        return mapped, [jax.tree.map(lambda *outs: jnp.stack(outs), *outs) for outs in looped]
+        results = []
+        for f in (function, gradient(function, operands)):
+            parameters = [x[0] for x in stacked[:-1]]
+            results.append((jax.vmap(f)(*stacked), [f(*(x[i] for x in stacked)) for i in range(3)]))
+            over_inputs = jax.vmap(lambda x, f=f, parameters=parameters: f(*parameters, x))
+            results.append((over_inputs(stacked[-1]), [f(*parameters, x) for x in stacked[-1]]))
+        return results
 
-    mapped, looped = both(*stacked)
-    assert_same(mapped, looped, 1e-4)
+    for mapped, looped in both(*stacked):
+        assert_same(mapped, jax.tree.map(lambda *outs: np.stack(outs), *looped), 1e-4)
 
 
 def test_jit_and_export_for_every_platform_keep_the_values(case):
