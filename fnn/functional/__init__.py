@@ -4,34 +4,36 @@ Functions take jax arrays, numpy arrays, and Parameters and Buffers. Arrays are 
 the result is returned.
 """
 
-from fnn.functional.activation import gelu, log_softmax, relu
-from fnn.functional.batchnorm import batch_norm
-from fnn.functional.conv import conv1d, conv2d, conv3d
-from fnn.functional.dropout import dropout
-from fnn.functional.linear import linear
-from fnn.functional.loss import cross_entropy, mse_loss
-from fnn.functional.normalization import layer_norm
-from fnn.functional.padding import pad
-from fnn.functional.pooling import adaptive_avg_pool2d, max_pool1d, max_pool2d, max_pool3d
-from fnn.functional.sparse import embedding
+from fnn.functional.activation import *
+from fnn.functional.activation import __all__ as _activation
+from fnn.functional.batchnorm import *
+from fnn.functional.batchnorm import __all__ as _batchnorm
+from fnn.functional.conv import *
+from fnn.functional.conv import __all__ as _conv
+from fnn.functional.dropout import *
+from fnn.functional.dropout import __all__ as _dropout
+from fnn.functional.linear import *
+from fnn.functional.linear import __all__ as _linear
+from fnn.functional.loss import *
+from fnn.functional.loss import __all__ as _loss
+from fnn.functional.normalization import *
+from fnn.functional.normalization import __all__ as _normalization
+from fnn.functional.padding import *
+from fnn.functional.padding import __all__ as _padding
+from fnn.functional.pooling import *
+from fnn.functional.pooling import __all__ as _pooling
+from fnn.functional.sparse import *
+from fnn.functional.sparse import __all__ as _sparse
 
 __all__ = [
-    "adaptive_avg_pool2d",
-    "batch_norm",
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "cross_entropy",
-    "dropout",
-    "embedding",
-    "gelu",
-    "layer_norm",
-    "linear",
-    "log_softmax",
-    "max_pool1d",
-    "max_pool2d",
-    "max_pool3d",
-    "mse_loss",
-    "pad",
-    "relu",
+    *_activation,
+    *_batchnorm,
+    *_conv,
+    *_dropout,
+    *_linear,
+    *_loss,
+    *_normalization,
+    *_padding,
+    *_pooling,
+    *_sparse,
 ]

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from fnn.functional.checks import accumulating, array, axis, floating
 
+__all__ = ["gelu", "log_softmax", "relu"]
+
 
 def relu(input: Any, inplace: bool = False) -> jax.Array:
     """`max(0, x)`, elementwise.

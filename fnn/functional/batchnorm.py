@@ -11,6 +11,8 @@ from jax import lax
 from fnn.functional.checks import accumulating, array, floating, same_parameters
 from fnn.scope import Cell, write
 
+__all__ = ["batch_norm"]
+
 
 def batch_norm(
     input: Any,

@@ -9,6 +9,8 @@ from jax import lax
 
 from fnn.functional.checks import array, integer, ntuple, same_dtype
 
+__all__ = ["conv1d", "conv2d", "conv3d"]
+
 
 def _conv(n: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> jax.Array:
     name = f"conv{n}d"

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from fnn.functional.checks import array
 from fnn.random import next_key
 
+__all__ = ["dropout"]
+
 
 def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> jax.Array:
     """Sets elements to zero with probability p, and divides the others by 1 − p.

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from fnn.functional.checks import array, same_dtype
 
+__all__ = ["linear"]
+
 
 def linear(input: Any, weight: Any, bias: Any = None) -> jax.Array:
     """A linear map of the last axis: `input @ weight.T + bias`.

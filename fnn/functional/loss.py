@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from fnn.functional.checks import accumulating, array, floating, known, same_dtype
 
+__all__ = ["cross_entropy", "mse_loss"]
+
 
 def reduction_of(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
     """The reduction that torch's older arguments `size_average` and `reduce` mean, where they are given.

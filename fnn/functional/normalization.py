@@ -11,6 +11,8 @@ from jax import lax
 
 from fnn.functional.checks import accumulating, array, floating, same_parameters
 
+__all__ = ["layer_norm"]
+
 
 def layer_norm(
     input: Any, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from fnn.functional.checks import array, integer
 
+__all__ = ["pad"]
+
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 

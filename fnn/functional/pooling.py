@@ -12,6 +12,8 @@ from jax import lax
 
 from fnn.functional.checks import accumulating, array, floating, integer, ntuple
 
+__all__ = ["adaptive_avg_pool2d", "max_pool1d", "max_pool2d", "max_pool3d"]
+
 _PADDING = np.int32(np.iinfo(np.int32).max)  # a place out of range, which gathers the lowest value
 
 

@@ -11,6 +11,8 @@ from jax import lax
 from fnn.functional.checks import array, known
 from fnn.scope import Cell, write
 
+__all__ = ["embedding"]
+
 
 def embedding(
     input: Any,

@@ -1,7 +1,7 @@
 """The stateful face, `torch.nn`."""
 
 from fnn.nn import functional, init, modules, parameter
-from fnn.nn.modules import *  # noqa: F403
+from fnn.nn.modules import *
 from fnn.nn.modules import __all__ as _layers
 from fnn.nn.parameter import Buffer, Parameter
 

@@ -1,43 +1,41 @@
 """The layers, one file a family, named as torch's."""
 
-from fnn.nn.modules.activation import GELU, ReLU
-from fnn.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from fnn.nn.modules.container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
-from fnn.nn.modules.conv import Conv1d, Conv2d, Conv3d
-from fnn.nn.modules.dropout import Dropout
-from fnn.nn.modules.flatten import Flatten
-from fnn.nn.modules.linear import Identity, Linear
-from fnn.nn.modules.loss import CrossEntropyLoss, MSELoss
-from fnn.nn.modules.module import Module
-from fnn.nn.modules.normalization import LayerNorm
-from fnn.nn.modules.pooling import AdaptiveAvgPool2d, MaxPool1d, MaxPool2d, MaxPool3d
-from fnn.nn.modules.sparse import Embedding
+from fnn.nn.modules.activation import *
+from fnn.nn.modules.activation import __all__ as _activation
+from fnn.nn.modules.batchnorm import *
+from fnn.nn.modules.batchnorm import __all__ as _batchnorm
+from fnn.nn.modules.container import *
+from fnn.nn.modules.container import __all__ as _container
+from fnn.nn.modules.conv import *
+from fnn.nn.modules.conv import __all__ as _conv
+from fnn.nn.modules.dropout import *
+from fnn.nn.modules.dropout import __all__ as _dropout
+from fnn.nn.modules.flatten import *
+from fnn.nn.modules.flatten import __all__ as _flatten
+from fnn.nn.modules.linear import *
+from fnn.nn.modules.linear import __all__ as _linear
+from fnn.nn.modules.loss import *
+from fnn.nn.modules.loss import __all__ as _loss
+from fnn.nn.modules.module import *
+from fnn.nn.modules.module import __all__ as _module
+from fnn.nn.modules.normalization import *
+from fnn.nn.modules.normalization import __all__ as _normalization
+from fnn.nn.modules.pooling import *
+from fnn.nn.modules.pooling import __all__ as _pooling
+from fnn.nn.modules.sparse import *
+from fnn.nn.modules.sparse import __all__ as _sparse
 
 __all__ = [
-    "GELU",
-    "AdaptiveAvgPool2d",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "BatchNorm3d",
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-    "CrossEntropyLoss",
-    "Dropout",
-    "Embedding",
-    "Flatten",
-    "Identity",
-    "LayerNorm",
-    "Linear",
-    "MSELoss",
-    "MaxPool1d",
-    "MaxPool2d",
-    "MaxPool3d",
-    "Module",
-    "ModuleDict",
-    "ModuleList",
-    "ParameterDict",
-    "ParameterList",
-    "ReLU",
-    "Sequential",
+    *_activation,
+    *_batchnorm,
+    *_container,
+    *_conv,
+    *_dropout,
+    *_flatten,
+    *_linear,
+    *_loss,
+    *_module,
+    *_normalization,
+    *_pooling,
+    *_sparse,
 ]

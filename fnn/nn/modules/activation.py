@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
-
 from fnn import functional as F
-from fnn.nn.modules.module import Module
+from fnn.nn.modules.function import FunctionModule
+
+__all__ = ["GELU", "ReLU"]
 
 
-class ReLU(Module):
+class ReLU(FunctionModule):
     """`max(0, x)`, elementwise.
 
     Args:
@@ -25,18 +23,13 @@ class ReLU(Module):
         [0.0, 2.0]
     """
 
+    _function = staticmethod(F.relu)
+
     def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.inplace = inplace
-
-    def forward(self, input: Any) -> jax.Array:
-        return F.relu(input, self.inplace)
-
-    def extra_repr(self) -> str:
-        return "inplace=True" if self.inplace else ""
+        super().__init__(inplace=inplace)
 
 
-class GELU(Module):
+class GELU(FunctionModule):
     """`x · Φ(x)`, elementwise, with the distribution function of the normal distribution.
 
     Args:
@@ -54,12 +47,7 @@ class GELU(Module):
         [0.0, 0.8413]
     """
 
+    _function = staticmethod(F.gelu)
+
     def __init__(self, approximate: str = "none") -> None:
-        super().__init__()
-        self.approximate = approximate
-
-    def forward(self, input: Any) -> jax.Array:
-        return F.gelu(input, self.approximate)
-
-    def extra_repr(self) -> str:
-        return f"approximate={self.approximate!r}"
+        super().__init__(approximate=approximate)

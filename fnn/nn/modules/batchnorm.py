@@ -13,6 +13,8 @@ from fnn.nn import init
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Buffer, Parameter
 
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
+
 _ARGS = """
     Args:
         num_features: C, the size of axis 1.

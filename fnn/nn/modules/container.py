@@ -12,6 +12,8 @@ from fnn.guards import touch
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Handle, Parameter
 
+__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
+
 
 def _position(index: Any, length: int) -> int:
     index = operator.index(index)

@@ -13,6 +13,8 @@ from fnn.nn.modules.module import Module
 from fnn.nn.modules.utils import _ntuple
 from fnn.nn.parameter import Parameter
 
+__all__ = ["Conv1d", "Conv2d", "Conv3d"]
+
 _ARGS = """
     Args:
         in_channels: the number of input channels.

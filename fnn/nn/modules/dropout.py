@@ -9,6 +9,8 @@ import jax
 from fnn import functional as F
 from fnn.nn.modules.module import Module
 
+__all__ = ["Dropout"]
+
 
 class Dropout(Module):
     """In training, sets elements to zero with probability p, and divides the others by 1 − p.

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from fnn.functional.checks import axis
 from fnn.nn.modules.module import Module
 
+__all__ = ["Flatten"]
+
 
 class Flatten(Module):
     """Joins neighbouring axes into one.

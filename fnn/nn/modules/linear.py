@@ -12,6 +12,8 @@ from fnn.nn import init
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Parameter
 
+__all__ = ["Identity", "Linear"]
+
 
 class Identity(Module):
     """Returns its input.

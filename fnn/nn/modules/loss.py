@@ -11,6 +11,8 @@ from fnn.functional.loss import reduction_of
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Buffer
 
+__all__ = ["CrossEntropyLoss", "MSELoss"]
+
 
 class _Loss(Module):
     """What losses share: the reduction."""

@@ -19,6 +19,8 @@ from fnn.nn.parameter import Buffer, Handle, Parameter
 from fnn.scope import Cell, Scope
 from fnn.transforms import restartable
 
+__all__ = ["Module"]
+
 
 class IncompatibleKeys(NamedTuple):
     """The keys of a state_dict that `load_state_dict` found no place for, and those it missed."""

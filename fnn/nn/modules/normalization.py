@@ -12,6 +12,8 @@ from fnn.nn import init
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Parameter
 
+__all__ = ["LayerNorm"]
+
 
 class LayerNorm(Module):
     """Normalizes the last axes of each sample: `(x − E[x]) / √(Var[x] + eps) · weight + bias`.

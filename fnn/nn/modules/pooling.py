@@ -9,6 +9,8 @@ import jax
 from fnn import functional as F
 from fnn.nn.modules.module import Module
 
+__all__ = ["AdaptiveAvgPool2d", "MaxPool1d", "MaxPool2d", "MaxPool3d"]
+
 _ARGS = """
     Args:
         kernel_size: the size of the window.

@@ -12,6 +12,8 @@ from fnn.nn import init
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Handle, Parameter
 
+__all__ = ["Embedding"]
+
 
 class Embedding(Module):
     """The rows of a table that indices name.
