@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
 from fnn import functional as F
 from fnn.nn import init
@@ -13,7 +14,7 @@ from fnn.nn.modules.module import Module
 from fnn.nn.modules.utils import _ntuple
 from fnn.nn.parameter import Parameter
 
-__all__ = ["Conv1d", "Conv2d", "Conv3d"]
+__all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
 
 _ARGS = """
     Args:
@@ -34,7 +35,83 @@ _ARGS = """
 class _ConvNd(Module):
     """What convolutions share: hyperparameters, their checks, and parameters."""
 
-    _axes: int
+    _axes: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        transposed: bool,
+        output_padding: Any,
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if groups <= 0:
+            raise ValueError(f"groups must be a positive integer, got {groups}")
+        if in_channels % groups:
+            raise ValueError(f"in_channels must be divisible by groups, got {in_channels} and {groups}")
+        if out_channels % groups:
+            raise ValueError(f"out_channels must be divisible by groups, got {out_channels} and {groups}")
+        if isinstance(padding, str):
+            if padding not in ("same", "valid"):
+                raise ValueError(f"Invalid padding string {padding!r}, should be one of {{'same', 'valid'}}")
+            if padding == "same" and any(s != 1 for s in stride):
+                raise ValueError("padding='same' is not supported for strided convolutions")
+        modes = ("zeros", "reflect", "replicate", "circular")
+        if padding_mode not in modes:
+            raise ValueError(f"padding_mode must be one of {modes}, but got padding_mode='{padding_mode}'")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.transposed = transposed
+        self.output_padding = output_padding
+        self.groups = groups
+        self.padding_mode = padding_mode
+        channels = (in_channels, out_channels // groups) if transposed else (out_channels, in_channels // groups)
+        self.weight = Parameter(init.zeros, (*channels, *kernel_size), dtype)
+        if bias:
+            self.bias = Parameter(init.zeros, (out_channels,), dtype)
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+        self._place(device)
+
+    def reset_parameters(self) -> None:
+        """Sets the initial distributions."""
+        init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            fan_in, _ = init._calculate_fan_in_and_fan_out(self.weight)
+            bound = 1 / math.sqrt(fan_in) if fan_in else 0
+            init.uniform_(self.bias, -bound, bound)
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        for name, usual in (("padding", 0), ("dilation", 1), ("output_padding", 0)):
+            value = getattr(self, name)
+            if value != (usual,) * len(value):
+                text += f", {name}={value}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        if self.bias is None:
+            text += ", bias=False"
+        if self.padding_mode != "zeros":
+            text += f", padding_mode={self.padding_mode}"
+        return text
+
+
+class _Conv(_ConvNd):
+    """Plain convolution over any number of axes."""
 
     def __init__(
         self,
@@ -50,83 +127,110 @@ class _ConvNd(Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__()
-        if groups <= 0:
-            raise ValueError(f"groups must be a positive integer, got {groups}")
-        if in_channels % groups:
-            raise ValueError(f"in_channels must be divisible by groups, got {in_channels} and {groups}")
-        if out_channels % groups:
-            raise ValueError(f"out_channels must be divisible by groups, got {out_channels} and {groups}")
         each = _ntuple(self._axes)
-        if isinstance(padding, str):
-            if padding not in ("same", "valid"):
-                raise ValueError(f"Invalid padding string {padding!r}, should be one of {{'same', 'valid'}}")
-            if padding == "same" and any(s != 1 for s in each(stride)):
-                raise ValueError("padding='same' is not supported for strided convolutions")
-        modes = ("zeros", "reflect", "replicate", "circular")
-        if padding_mode not in modes:
-            raise ValueError(f"padding_mode must be one of {modes}, but got padding_mode='{padding_mode}'")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = each(kernel_size)
-        self.stride = each(stride)
-        self.padding = padding if isinstance(padding, str) else each(padding)
-        self.dilation = each(dilation)
-        self.transposed = False
-        self.output_padding = each(0)
-        self.groups = groups
-        self.padding_mode = padding_mode
-        self.weight = Parameter(init.zeros, (out_channels, in_channels // groups, *self.kernel_size), dtype)
-        if bias:
-            self.bias = Parameter(init.zeros, (out_channels,), dtype)
-        else:
-            self.register_parameter("bias", None)
-        self.reset_parameters()
-        self._place(device)
-
-    def reset_parameters(self) -> None:
-        """Sets the initial distributions."""
-        init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            fan_in, _ = init._calculate_fan_in_and_fan_out(self.weight)
-            if fan_in:
-                init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        super().__init__(
+            in_channels,
+            out_channels,
+            each(kernel_size),
+            each(stride),
+            padding if isinstance(padding, str) else each(padding),
+            each(dilation),
+            False,
+            each(0),
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
 
     def _pads(self) -> list[int]:
         """The pads of each axis, last axis first, as `F.pad` takes them."""
-        if self.padding == "valid":
-            return [0, 0] * self._axes
-        pads = []
-        for k, d, p in zip(
-            self.kernel_size, self.dilation, self.padding if self.padding != "same" else self.kernel_size, strict=True
-        ):
-            total = d * (k - 1)
-            pads.append((total // 2, total - total // 2) if self.padding == "same" else (p, p))
+        pads = [(p, p) for p in self.padding] if not isinstance(self.padding, str) else [(0, 0)] * self._axes
+        if self.padding == "same":
+            totals = [d * (k - 1) for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+            pads = [(total // 2, total - total // 2) for total in totals]
         return [p for pair in reversed(pads) for p in pair]
 
-    def forward(self, input: Any) -> jax.Array:
+    def _conv_forward(self, input: Any, weight: Any, bias: Any) -> jax.Array:
         function = (F.conv1d, F.conv2d, F.conv3d)[self._axes - 1]
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._pads(), mode=self.padding_mode), 0
-        return function(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return function(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
-    def extra_repr(self) -> str:
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        if self.padding != (0,) * self._axes:
-            text += f", padding={self.padding}"
-        if self.dilation != (1,) * self._axes:
-            text += f", dilation={self.dilation}"
-        if self.groups != 1:
-            text += f", groups={self.groups}"
-        if self.bias is None:
-            text += ", bias=False"
-        if self.padding_mode != "zeros":
-            text += f", padding_mode={self.padding_mode}"
-        return text
+    def forward(self, input: Any) -> jax.Array:
+        return self._conv_forward(input, self.weight, self.bias)
 
 
-class Conv1d(_ConvNd):
+class _ConvTransposeNd(_ConvNd):
+    """Transposed convolution over any number of axes."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        each = _ntuple(self._axes)
+        if padding_mode != "zeros":
+            raise ValueError(f'Only "zeros" padding mode is supported for {type(self).__name__}, got {padding_mode!r}')
+        super().__init__(
+            in_channels,
+            out_channels,
+            each(kernel_size),
+            each(stride),
+            each(padding),
+            each(dilation),
+            True,
+            each(output_padding),
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+
+    def _output_padding(self, input: Any, output_size: Any) -> tuple[int, ...]:
+        """What must be added behind each axis for an output of a given size."""
+        if output_size is None:
+            return self.output_padding
+        n, shape = self._axes, np.shape(input)
+        lead = 2 if len(shape) == n + 2 else 1
+        wanted = tuple(output_size[lead:]) if len(output_size) == lead + n else tuple(output_size)
+        if len(wanted) != n:
+            raise ValueError(
+                f"ConvTranspose{n}D: for {len(shape)}D input, output_size must have {n} or {lead + n} elements, got "
+                f"{len(wanted)}"
+            )
+        smallest = [
+            (size - 1) * s - 2 * p + d * (k - 1) + 1
+            for size, s, p, d, k in zip(shape[lead:], self.stride, self.padding, self.dilation, self.kernel_size, strict=True)
+        ]
+        largest = [size + s - 1 for size, s in zip(smallest, self.stride, strict=True)]
+        if any(not low <= size <= high for size, low, high in zip(wanted, smallest, largest, strict=True)):
+            raise ValueError(
+                f"requested an output size of {wanted}, but valid sizes range from {smallest} to {largest} (for an input of "
+                f"{tuple(shape)})"
+            )
+        return tuple(size - low for size, low in zip(wanted, smallest, strict=True))
+
+    def forward(self, input: Any, output_size: Any = None) -> jax.Array:
+        function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self._axes - 1]
+        extra = self._output_padding(input, output_size)
+        return function(input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
+
+
+class Conv1d(_Conv):
     __doc__ = f"""Cross-correlation over one axis: `out = bias + Σ weight ⋆ input`.
 {_ARGS}
     Shape:
@@ -147,7 +251,7 @@ class Conv1d(_ConvNd):
     _axes = 1
 
 
-class Conv2d(_ConvNd):
+class Conv2d(_Conv):
     __doc__ = f"""Cross-correlation over two axes: `out = bias + Σ weight ⋆ input`.
 {_ARGS}
     Shape:
@@ -169,7 +273,7 @@ class Conv2d(_ConvNd):
     _axes = 2
 
 
-class Conv3d(_ConvNd):
+class Conv3d(_Conv):
     __doc__ = f"""Cross-correlation over three axes: `out = bias + Σ weight ⋆ input`.
 {_ARGS}
     Shape:
@@ -187,4 +291,100 @@ class Conv3d(_ConvNd):
         >>> nn.Conv3d(2, 4, 3, stride=2)(jnp.ones((1, 2, 9, 9, 9))).shape
         (1, 4, 4, 4, 4)
     """
+    _axes = 3
+
+
+class ConvTranspose1d(_ConvTransposeNd):
+    """The transpose of `Conv1d`: every element of the input adds the kernel, times itself, to the output.
+
+    Args: as for `ConvTranspose2d`.
+
+    Shape:
+        (N, C_in, L) or (C_in, L) to (N, C_out, L_out) or (C_out, L_out).
+
+    Attributes:
+        weight: (in_channels, out_channels / groups, kernel_size), initially uniform on ±1/√fan_in.
+        bias: (out_channels,), likewise.
+
+    Raises:
+        ValueError: as for `ConvTranspose2d`.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.ConvTranspose1d(16, 33, 3, stride=2)(jnp.ones((20, 16, 50))).shape
+        (20, 33, 101)
+    """
+
+    _axes = 1
+
+
+class ConvTranspose2d(_ConvTransposeNd):
+    """The transpose of `Conv2d`: every element of the input adds the kernel, times itself, to the output.
+
+    Forward takes also `output_size`, the size of the output's space or its whole shape, in the place of
+    `output_padding`.
+
+    Args:
+        in_channels: the number of input channels.
+        out_channels: the number of output channels.
+        kernel_size: the size of the kernel, one number or one for each axis.
+        stride: the distance, in the output, of what neighbours in the input add.
+        padding: how much is cut off on both sides of the output.
+        output_padding: how much is cut off less behind; smaller than the stride or the dilation.
+        groups: channels are split in so many groups, convolved apart.
+        bias: whether there is a bias.
+        dilation: the distance between kernel elements.
+        padding_mode: zeros.
+        device: where the parameters are; by default where JAX puts arrays.
+        dtype: of the parameters.
+
+    Shape:
+        (N, C_in, H, W) or (C_in, H, W) to (N, C_out, H_out, W_out) or (C_out, H_out, W_out), with
+        H_out = (H − 1) · stride − 2 · padding + dilation · (kernel_size − 1) + output_padding + 1.
+
+    Attributes:
+        weight: (in_channels, out_channels / groups, *kernel_size), initially uniform on ±1/√fan_in, where fan_in is
+            out_channels / groups times the size of the kernel.
+        bias: (out_channels,), likewise.
+
+    Raises:
+        ValueError: where channels are not divisible by groups, for another padding mode, and by forward where the output
+            cannot have the size.
+
+    References:
+        Zeiler et al., Deconvolutional networks, CVPR 2010; Dumoulin and Visin, A guide to convolution arithmetic for deep
+        learning, https://arxiv.org/abs/1603.07285
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> down, up = nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.ConvTranspose2d(16, 16, 3, stride=2, padding=1)
+        >>> x = jnp.ones((1, 16, 12, 12))
+        >>> up(down(x), output_size=x.shape).shape
+        (1, 16, 12, 12)
+    """
+
+    _axes = 2
+
+
+class ConvTranspose3d(_ConvTransposeNd):
+    """The transpose of `Conv3d`: every element of the input adds the kernel, times itself, to the output.
+
+    Args: as for `ConvTranspose2d`.
+
+    Shape:
+        (N, C_in, D, H, W) or (C_in, D, H, W) to (N, C_out, D_out, H_out, W_out) or (C_out, D_out, H_out, W_out).
+
+    Attributes:
+        weight: (in_channels, out_channels / groups, *kernel_size), initially uniform on ±1/√fan_in.
+        bias: (out_channels,), likewise.
+
+    Raises:
+        ValueError: as for `ConvTranspose2d`.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.ConvTranspose3d(16, 33, (3, 5, 2), stride=(2, 1, 1), padding=(0, 4, 2))(jnp.ones((2, 16, 5, 9, 9))).shape
+        (2, 33, 11, 5, 6)
+    """
+
     _axes = 3
