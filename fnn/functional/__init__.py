@@ -12,6 +12,10 @@ from fnn.functional.conv import *
 from fnn.functional.conv import __all__ as _conv
 from fnn.functional.dropout import *
 from fnn.functional.dropout import __all__ as _dropout
+from fnn.functional.fold import *
+from fnn.functional.fold import __all__ as _fold
+from fnn.functional.instancenorm import *
+from fnn.functional.instancenorm import __all__ as _instancenorm
 from fnn.functional.linear import *
 from fnn.functional.linear import __all__ as _linear
 from fnn.functional.loss import *
@@ -24,16 +28,21 @@ from fnn.functional.pooling import *
 from fnn.functional.pooling import __all__ as _pooling
 from fnn.functional.sparse import *
 from fnn.functional.sparse import __all__ as _sparse
+from fnn.functional.upsampling import *
+from fnn.functional.upsampling import __all__ as _upsampling
 
 __all__ = [
     *_activation,
     *_batchnorm,
     *_conv,
     *_dropout,
+    *_fold,
+    *_instancenorm,
     *_linear,
     *_loss,
     *_normalization,
     *_padding,
     *_pooling,
     *_sparse,
+    *_upsampling,
 ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from fnn.functional.checks import accumulating, array, floating, same_parameters
+from fnn.functional.normalization import moments, standardize
 from fnn.scope import Cell, write
 
 __all__ = ["batch_norm"]
@@ -24,6 +24,7 @@ def batch_norm(
     momentum: Any = 0.1,
     eps: float = 1e-5,
     *,
+    axis_name: Any = None,
     return_statistics: bool = False,
 ) -> Any:
     """Normalizes each channel to mean 0 and variance 1 over batch and space: `(x − E[x]) / √(Var[x] + eps) · weight + bias`.
@@ -38,6 +39,8 @@ def batch_norm(
         training: normalize by the statistics of the batch, instead of the running ones.
         momentum: the share of the batch in the new running statistics.
         eps: added to the variance.
+        axis_name: a named axis of `jax.vmap` or `jax.shard_map`, or several, that the batch is split over: in training the
+            statistics are those of the whole batch.
         return_statistics: return `(output, running_mean, running_var)`, the statistics as they are after this batch.
 
     Raises:
@@ -55,52 +58,80 @@ def batch_norm(
         ([[-1.0], [1.0]], [0.2], [1.1])
     """
     x = array(input, "input")
-    floating("batch_norm", x.dtype)
+    shape = x.shape
+    if shape == (0,):
+        x = x.reshape(0, 0)  # torch takes it as a batch of no channels
     if x.ndim < 2:
         raise RuntimeError(f"batch_norm: expected an input of shape (N, C, *), got {x.shape}")
+    values = x.size // max(x.shape[1], 1) * (1 if axis_name is None else lax.axis_size(axis_name))
+    if training and values == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(x.shape)}")
     if eps < 0 or (training and eps == 0):
         raise ValueError(f"batch_norm eps must be {'positive during training' if training else 'non-negative'}, but got {eps}")
-    channels, axes = x.shape[1], (0, *range(2, x.ndim))
+    axes = (0, *range(2, x.ndim))
     parts = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    y, *statistics = normalize_channels("batch_norm", x, axes, parts, training, momentum, eps, values, axis_name)
+    y = y.reshape(shape)
+    return (y, *statistics) if return_statistics else y
+
+
+def normalize_channels(
+    function: str,
+    x: jax.Array,
+    axes: tuple[int, ...],
+    parts: dict[str, Any],
+    training: bool,
+    momentum: Any,
+    eps: float,
+    values: int,
+    axis_name: Any = None,
+) -> tuple[jax.Array, Any, Any]:
+    """What batch and instance normalization share: running statistics, and a weight and a bias for each channel.
+
+    Args:
+        function: its name, for errors.
+        x: (N, C, *).
+        axes: those that statistics are taken over.
+        parts: running_mean, running_var, weight and bias.
+        training: whether to normalize by the statistics of the batch, and to update Buffers among the running ones.
+        momentum: the share of the batch in the new running statistics.
+        eps: added to the variance.
+        values: how many values there are in each mean.
+        axis_name: named axes of JAX to take statistics over, too.
+
+    Returns:
+        The output, and the running mean and variance as they are after this batch.
+    """
+    floating(function, x.dtype)
+    channels = x.shape[1]
     arrays = {name: None if part is None else array(part, name) for name, part in parts.items()}
     for name, part in arrays.items():
-        if part is not None and part.shape != (channels,):
+        if part is not None and part.size != channels:
             raise RuntimeError(
                 f"{name} should contain {channels} elements, not {part.size}: got shape {part.shape} for input {x.shape}"
             )
-    same_parameters("batch_norm", x, **arrays)
-    old_mean, old_var = arrays["running_mean"], arrays["running_var"]
-    if not training and (old_mean is None or old_var is None):
-        raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
-    if (old_mean is None) != (old_var is None):
+    same_parameters(function, x, **arrays)
+    running = arrays["running_mean"], arrays["running_var"]
+    if not training and any(part is None for part in running):
+        flag = "training" if function == "batch_norm" else "use_input_stats"
+        raise RuntimeError(f"Expected running_mean and running_var to be defined when {flag}=False")
+    if (running[0] is None) != (running[1] is None):
         raise ValueError("running_mean and running_var must either both be None or neither be None")
 
-    def spread(v: jax.Array) -> jax.Array:
-        return v.reshape(1, channels, *[1] * (x.ndim - 2))
-
+    mean, var, weight, bias = (
+        None if part is None else accumulating(part).reshape(1, channels, *[1] * (x.ndim - 2)) for part in arrays.values()
+    )
     wide = accumulating(x)
-    new_mean, new_var = old_mean, old_var
+    new = running
     if training:
-        count = x.size // max(channels, 1)
-        if count <= 1 and x.size:
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(x.shape)}")
-        mean = wide.mean(axes)
-        var = jnp.square(wide - spread(mean)).mean(axes)
-        batch = lax.stop_gradient((mean, var * (count / (count - 1))))
-        new_mean, new_var = (
-            None if old is None else (1 - momentum) * old + momentum * now.astype(old.dtype)
-            for old, now in zip((old_mean, old_var), batch, strict=True)
-        )
-        for cell, old, new in ((running_mean, old_mean, new_mean), (running_var, old_var, new_var)):
-            if isinstance(cell, Cell) and old is not None and new is not None:
-                write(cell, new.astype(old.dtype))
-    else:
-        mean, var = accumulating(old_mean), accumulating(old_var)  # type: ignore[arg-type]
-    scale = lax.rsqrt(var + eps)
-    y = (wide - spread(mean)) * spread(scale)
-    if arrays["weight"] is not None:
-        y = y * spread(arrays["weight"])
-    if arrays["bias"] is not None:
-        y = y + spread(arrays["bias"])
-    y = y.astype(x.dtype)
-    return (y, new_mean, new_var) if return_statistics else y
+        mean, var = moments(wide, axes, axis_name)
+        if running[0] is not None and x.size:  # torch takes nothing from an empty batch
+            seen = lax.stop_gradient((mean, var * (values / (values - 1))))
+            new = tuple(
+                (1 - momentum) * old + momentum * now.reshape(-1, channels).mean(0).reshape(old.shape).astype(old.dtype)
+                for old, now in zip(running, seen, strict=True)
+            )
+            for name, value in zip(("running_mean", "running_var"), new, strict=True):
+                if isinstance(parts[name], Cell):
+                    write(parts[name], value.astype(arrays[name].dtype))
+    return standardize(wide, mean, var, eps, weight, bias).astype(x.dtype), *new

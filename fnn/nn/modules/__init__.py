@@ -12,6 +12,10 @@ from fnn.nn.modules.dropout import *
 from fnn.nn.modules.dropout import __all__ as _dropout
 from fnn.nn.modules.flatten import *
 from fnn.nn.modules.flatten import __all__ as _flatten
+from fnn.nn.modules.fold import *
+from fnn.nn.modules.fold import __all__ as _fold
+from fnn.nn.modules.instancenorm import *
+from fnn.nn.modules.instancenorm import __all__ as _instancenorm
 from fnn.nn.modules.linear import *
 from fnn.nn.modules.linear import __all__ as _linear
 from fnn.nn.modules.loss import *
@@ -32,6 +36,8 @@ __all__ = [
     *_conv,
     *_dropout,
     *_flatten,
+    *_fold,
+    *_instancenorm,
     *_linear,
     *_loss,
     *_module,

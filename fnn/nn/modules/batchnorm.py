@@ -11,9 +11,10 @@ import numpy as np
 from fnn import functional as F
 from fnn.nn import init
 from fnn.nn.modules.module import Module
-from fnn.nn.parameter import Buffer, Parameter
+from fnn.nn.modules.normalization import Affine
+from fnn.nn.parameter import Buffer
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"]
 
 _ARGS = """
     Args:
@@ -43,7 +44,7 @@ _ATTRIBUTES = """
 """
 
 
-class _NormBase(Module):
+class _NormBase(Affine):
     """What batch and instance normalization share: parameters and running statistics."""
 
     _version = 2
@@ -66,8 +67,7 @@ class _NormBase(Module):
         self.momentum = momentum
         self.affine = affine
         self.track_running_stats = track_running_stats
-        for name, wanted in (("weight", affine), ("bias", affine and bias)):
-            self.register_parameter(name, Parameter(init.zeros, (num_features,), dtype) if wanted else None)
+        self._declare((num_features,), dtype, weight=affine, bias=affine and bias)
         for name in ("running_mean", "running_var"):
             self.register_buffer(name, Buffer(init.zeros, (num_features,), dtype) if track_running_stats else None)
         self.register_buffer("num_batches_tracked", Buffer(init.zeros, (), np.int64) if track_running_stats else None)
@@ -84,10 +84,7 @@ class _NormBase(Module):
     def reset_parameters(self) -> None:
         """Sets the initial values, and forgets the running statistics."""
         self.reset_running_stats()
-        if self.affine:
-            init.ones_(self.weight)
-            if self.bias is not None:
-                init.zeros_(self.bias)
+        super().reset_parameters()
 
     def _check_input_dim(self, input: Any) -> None:
         raise NotImplementedError
@@ -109,6 +106,8 @@ class _NormBase(Module):
 class _BatchNorm(_NormBase):
     """Batch normalization over any number of axes."""
 
+    axis_name: Any = None
+
     def forward(self, input: Any) -> jax.Array:
         self._check_input_dim(input)
         tracked = self.training and self.track_running_stats
@@ -126,6 +125,7 @@ class _BatchNorm(_NormBase):
             self.training or (self.running_mean is None and self.running_var is None),
             momentum,
             self.eps,
+            axis_name=self.axis_name if self.training else None,
         )
 
 
@@ -184,3 +184,88 @@ class BatchNorm3d(_BatchNorm):
 
     def _check_input_dim(self, input: Any) -> None:
         _expect(input, 5)
+
+
+class SyncBatchNorm(_BatchNorm):
+    __doc__ = f"""Batch normalization by the statistics of a batch that is split over devices.
+
+    Arrays sharded under `jax.jit` need nothing: there every mean is that of the whole array, so each BatchNorm is one of
+    these. Inside `jax.shard_map`, or `jax.vmap` with an axis name, code sees a part of the batch; `axis_name` says over
+    what to add up. Evaluation uses the running statistics, and communicates nothing.
+{
+        _ARGS.replace(
+            "        device:",
+            '''        process_group: accepted; `axis_name` takes its place.
+        device:''',
+        )
+    }        axis_name: the named axis, or axes, that the batch is split over; not an argument of torch's.
+
+    Shape:
+        (N, C, *), and the same out.
+{_ATTRIBUTES}
+    Example:
+        >>> import fnn, fnn.nn as nn, jax, jax.numpy as jnp
+        >>> norm = nn.SyncBatchNorm(1, axis_name="batch")
+        >>> _, apply = fnn.pure(norm)
+        >>> params, state = fnn.split(norm)
+        >>> def part(x):
+        ...     return apply(params, x, state=state, training=True)
+        >>> y, new = jax.vmap(part, axis_name="batch")(jnp.array([[[1.0]], [[3.0]]]))
+        >>> y.round(3).tolist(), new["running_var"].round(3).tolist()
+        ([[[-1.0]], [[1.0]]], [[1.1], [1.1]])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+        axis_name: Any = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        self.process_group = process_group
+        self.axis_name = axis_name
+
+    def _check_input_dim(self, input: Any) -> None:
+        if np.ndim(input) < 2:
+            raise ValueError(f"expected at least 2D input (got {np.ndim(input)}D input)")
+        if np.shape(input)[1] == 0:
+            raise ValueError("SyncBatchNorm number of input channels should be non-zero")
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Module, process_group: Any = None, *, axis_name: Any = None) -> Module:
+        """Replaces all batch normalizations in a module; they keep their parameters, buffers and mode.
+
+        Args:
+            module: changed in place, unless it is a batch normalization itself.
+            process_group: given to each.
+            axis_name: given to each.
+
+        Returns:
+            The module, or what takes its place.
+
+        Example:
+            >>> import fnn.nn as nn
+            >>> nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.BatchNorm1d(2)))
+            Sequential(
+              (0): SyncBatchNorm(2, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+            )
+        """
+        converted = module
+        if isinstance(module, _BatchNorm):
+            options = (module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+            converted = SyncBatchNorm(*options, process_group, bias=module.bias is not None, axis_name=axis_name)
+            for registry in ("_parameters", "_buffers"):
+                for name in vars(converted)[registry]:
+                    vars(converted)[registry][name] = getattr(module, name)
+            converted.training = module.training
+        for name, child in module.named_children():
+            converted.add_module(name, cls.convert_sync_batchnorm(child, process_group, axis_name=axis_name))
+        return converted
