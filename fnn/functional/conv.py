@@ -75,7 +75,8 @@ def _conv(
     spans = [d * (k - 1) + 1 for k, d in zip(w.shape[2:], dilations, strict=True)]
     pads = _pads(n, padding, strides, spans, named=not transposed)
     if transposed:
-        if min(extra) < 0 or any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
+        too_much = x.size and any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True))
+        if min(extra) < 0 or too_much:
             raise RuntimeError(
                 f"output padding must be non-negative, and smaller than either stride or dilation, but got output_padding="
                 f"{extra}, stride={strides}, dilation={dilations}"
@@ -92,11 +93,12 @@ def _conv(
             f"{name}: Calculated padded input size per channel: {tuple(padded)}. Kernel size: {tuple(spans)}. Kernel size "
             "can't be greater than actual input size"
         )
-    if x.shape[1] == 0:  # torch then has no output channels either
-        y = jnp.zeros((x.shape[0], 0, *((p - k) // s + 1 for p, k, s in zip(padded, spans, steps, strict=True))), x.dtype)
-    else:
+    if x.size:
         y = lax.conv_general_dilated(x, w, steps, pads, spread, dilations, feature_group_count=groups)
         y = y if b is None else y + b.reshape(-1, *[1] * n)
+    else:  # of no channels torch makes none
+        space = [(size - span) // s + 1 for size, span, s in zip(padded, spans, steps, strict=True)]
+        y = jnp.zeros((x.shape[0], out if x.shape[1] else 0, *space), x.dtype)
     return y[0] if unbatched else y
 
 
