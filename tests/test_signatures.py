@@ -28,6 +28,8 @@ METHODS = [
 
 def documented(function):
     """The signature, or for a function of C++ the one that its documentation begins with."""
+    if getattr(function, "__init__", None) is torch.nn.Module.__init__:
+        return inspect.Signature()  # it names *args and **kwargs, and refuses them
     try:
         signature = inspect.signature(getattr(torch.nn.functional, f"_{function.__name__}", function))
     except ValueError:

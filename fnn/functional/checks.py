@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -43,10 +44,43 @@ def same_parameters(function: str, x: jax.Array, **parameters: Any) -> None:
         )
 
 
-def floating(function: str, dtype: Any) -> None:
-    """Raises where a dtype is not of floating point."""
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise NotImplementedError(f'"{function}" not implemented for {dtype.name}: expected a floating-point dtype')
+def floating(function: str, dtype: Any, *others: Any) -> None:
+    """Raises where a dtype is neither of floating point nor of the other kinds given, such as jnp.complexfloating."""
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, *others)):
+        kinds = "".join(f" or {kind.__name__}" for kind in others)
+        raise NotImplementedError(f'"{function}" not implemented for {dtype.name}: expected a floating-point{kinds} dtype')
+
+
+def broadcast(function: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that shapes broadcast to.
+
+    Raises:
+        RuntimeError: where they cannot.
+    """
+    try:
+        return jnp.broadcast_shapes(*shapes)
+    except ValueError:
+        sizes = " and ".join(str(list(shape)) for shape in shapes)
+        raise RuntimeError(f"{function}: the sizes {sizes} cannot be broadcast") from None
+
+
+def promoted(function: str, inexact: bool = False, **operands: Any) -> tuple[list[jax.Array], np.dtype]:
+    """Operands that broadcast together, in the dtype to compute in; and the dtype of the result.
+
+    Args:
+        function: what an error shall name.
+        inexact: whether integers become floats.
+        operands: by name.
+
+    Raises:
+        RuntimeError: where they cannot be broadcast.
+    """
+    arrays = [array(operand, name) for name, operand in operands.items()]
+    broadcast(function, *(a.shape for a in arrays))
+    dtype = functools.reduce(jnp.promote_types, (a.dtype for a in arrays))
+    if inexact and not jnp.issubdtype(dtype, jnp.inexact):
+        dtype = np.dtype(np.float32)
+    return [accumulating(a.astype(dtype)) for a in arrays], dtype
 
 
 def integer(value: Any, name: str) -> int:

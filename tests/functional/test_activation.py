@@ -65,7 +65,7 @@ def test_log_softmax_warns_of_the_axis_that_it_chooses(shape):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda F, array: F.relu(array([True])), ["Boolean"]),
+        (lambda F, array: F.relu(array([True])), ["bool"]),
         (lambda F, array: F.relu(array([1j])), ["complex"]),
         (lambda F, array: F.gelu(array([1])), ["gelu", "int32", "floating-point"]),
         (lambda F, array: F.gelu(array([1j])), ["complex64", "floating-point"]),

@@ -21,7 +21,7 @@ class FunctionModule(Module):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "_function" in vars(cls):
+        if "_function" in vars(cls) and "_hyperparameters" not in vars(cls):
             cls._hyperparameters = tuple(inspect.signature(cls.__init__).parameters)[1:]
 
     def __init__(self, **hyperparameters: Any) -> None:
