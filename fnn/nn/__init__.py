@@ -1,8 +1,9 @@
 """The stateful face, `torch.nn`."""
 
-from fnn.nn import functional, init, modules, parameter
+from fnn.nn import functional, init, modules, parallel, parameter
 from fnn.nn.modules import *
 from fnn.nn.modules import __all__ as _layers
+from fnn.nn.parallel import DataParallel
 from fnn.nn.parameter import Buffer, Parameter
 
-__all__ = [*_layers, "Buffer", "Parameter", "functional", "init", "modules", "parameter"]
+__all__ = [*_layers, "Buffer", "DataParallel", "Parameter", "functional", "init", "modules", "parallel", "parameter"]

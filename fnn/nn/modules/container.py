@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ from fnn.guards import touch
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Handle, Parameter
 
-__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
+__all__ = ["Container", "ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
 
 
 def _position(index: Any, length: int) -> int:
@@ -20,6 +21,25 @@ def _position(index: Any, length: int) -> int:
     if not -length <= index < length:
         raise IndexError(f"index {index} is out of range")
     return index % length
+
+
+class Container(Module):
+    """A module with children, given by name; torch deprecates it: Module itself does all of that.
+
+    Args:
+        kwargs: the children.
+
+    Example:
+        >>> import fnn.nn as nn
+        >>> [name for name, _ in nn.Container(first=nn.Linear(2, 3)).named_children()]
+        ['first']
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__()
+        warnings.warn("nn.Container is deprecated: subclass nn.Module instead.", FutureWarning, stacklevel=2)
+        for name, module in kwargs.items():
+            self.add_module(name, module)
 
 
 class _Listed(Module):
@@ -396,7 +416,7 @@ class ParameterDict(Module):
     def __reversed__(self) -> Iterator[str]:
         return reversed(tuple(self))
 
-    def keys(self) -> Container[str]:
+    def keys(self) -> Iterable[str]:
         """The names."""
         return tuple(self)
 
