@@ -190,6 +190,87 @@ def kaiming_normal(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "le
     return _centred(lambda shape: gain / math.sqrt(fan(shape)))
 
 
+def _of_rank(shape: Sequence[int], *ranks: int) -> None:
+    if len(shape) not in ranks:
+        wanted = ", ".join(map(str, ranks))
+        raise ValueError(f"Only tensors with {wanted} dimensions are supported, got shape {tuple(shape)}")
+
+
+@_pure
+def eye() -> Initializer:
+    """The identity matrix: a layer that keeps as many inputs as it can."""
+
+    def initializer(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        _of_rank(shape, 2)
+        return jnp.eye(shape[0], shape[1], dtype=dtype)
+
+    return initializer
+
+
+def _out_of_group(shape: Sequence[int], groups: int) -> int:
+    _of_rank(shape, 3, 4, 5)
+    if shape[0] % groups:
+        raise ValueError(f"dim 0 must be divisible by groups, got shape {tuple(shape)} and groups={groups}")
+    return shape[0] // groups
+
+
+@_pure
+def dirac(groups: int = 1) -> Initializer:
+    """Kernels that are 1 in the middle: a convolution that keeps as many input channels of each group as it can."""
+
+    def initializer(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        out = _out_of_group(shape, groups)
+        middle = tuple(size // 2 for size in shape[2:])
+        kept = jnp.tile(jnp.eye(out, shape[1], dtype=dtype), (groups, 1))
+        return jnp.zeros(shape, dtype).at[(..., *middle)].set(kept)
+
+    return initializer
+
+
+@_compiled
+def _orthogonal(key: Any, shape: Any, dtype: Any, gain: Any) -> jax.Array:
+    rows, columns = shape[0], math.prod(shape[1:])
+    if not rows or not columns:
+        return jnp.zeros(shape, dtype)
+    q, r = jnp.linalg.qr(jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype))
+    q = q * jnp.sign(jnp.diagonal(r))  # without it, q is not uniformly distributed (Mezzadri, arXiv:math-ph/0609050)
+    return gain * (q if rows >= columns else q.T).reshape(shape)
+
+
+@_pure
+def orthogonal(gain: float = 1.0) -> Initializer:
+    """A (semi-)orthogonal matrix, of the first axis by all others (Saxe et al., 2013)."""
+
+    def numbers(shape: Any) -> tuple[float, ...]:
+        _matrix(shape)
+        return (gain,)
+
+    return _drawing(_orthogonal, numbers)
+
+
+def _matrix(shape: Sequence[int]) -> None:
+    if len(shape) < 2:
+        raise ValueError(f"Only tensors with 2 or more dimensions are supported, got shape {tuple(shape)}")
+
+
+@_compiled
+def _sparse(key: Any, shape: Any, dtype: Any, zeros: Any, std: Any) -> jax.Array:
+    values, order = jax.random.split(key)
+    rank = jax.random.permutation(order, jnp.broadcast_to(jnp.arange(shape[0])[:, None], shape), independent=True)
+    return jnp.where(rank < zeros, 0, std * jax.random.normal(values, shape, dtype))
+
+
+@_pure
+def sparse(sparsity: float, std: float = 0.01) -> Initializer:
+    """Normal, but a share of each column, rounded up, is zero (Martens, 2010)."""
+
+    def numbers(shape: Any) -> tuple[float, ...]:
+        _of_rank(shape, 2)
+        return math.ceil(sparsity * shape[0]), std
+
+    return _drawing(_sparse, numbers)
+
+
 def _symmetric(bound: Callable[[Any], float]) -> Initializer:
     return _drawing(_uniform, lambda shape: (-bound(shape), bound(shape)))
 
@@ -264,10 +345,18 @@ def xavier_normal_(tensor: Any, gain: float = 1.0, generator: Generator | None =
     return _set(tensor, xavier_normal(gain), generator)
 
 
+def _nothing(tensor: Any) -> bool:
+    if 0 in tensor.shape:
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
+    return 0 in tensor.shape
+
+
 def kaiming_uniform_(
     tensor: Any, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Generator | None = None
 ) -> Any:
     """Draws uniformly with He et al.'s bound; returns the parameter."""
+    if _nothing(tensor):
+        return tensor
     _fans(tensor.shape)
     return _set(tensor, kaiming_uniform(a, mode, nonlinearity), generator)
 
@@ -276,5 +365,46 @@ def kaiming_normal_(
     tensor: Any, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Generator | None = None
 ) -> Any:
     """Draws normally with He et al.'s standard deviation; returns the parameter."""
+    if _nothing(tensor):
+        return tensor
     _fans(tensor.shape)
     return _set(tensor, kaiming_normal(a, mode, nonlinearity), generator)
+
+
+def eye_(tensor: Any) -> Any:
+    """Sets a matrix to the identity; returns the parameter."""
+    _of_rank(tensor.shape, 2)
+    return _set(tensor, eye())
+
+
+def dirac_(tensor: Any, groups: int = 1) -> Any:
+    """Sets the kernels of a convolution so that it keeps as many input channels of each group as it can; returns the parameter.
+
+    Example:
+        >>> import fnn
+        >>> dirac_(fnn.nn.Conv1d(2, 2, 3).weight).tolist()
+        [[[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]
+    """
+    _out_of_group(tensor.shape, groups)
+    return _set(tensor, dirac(groups))
+
+
+def orthogonal_(tensor: Any, gain: float = 1, generator: Generator | None = None) -> Any:
+    """Draws a (semi-)orthogonal matrix, of the first axis by all others; returns the parameter.
+
+    References:
+        Saxe et al., Exact solutions to the nonlinear dynamics of learning in deep linear neural networks,
+        https://arxiv.org/abs/1312.6120
+    """
+    _matrix(tensor.shape)
+    return _set(tensor, orthogonal(gain), generator)
+
+
+def sparse_(tensor: Any, sparsity: float, std: float = 0.01, generator: Generator | None = None) -> Any:
+    """Draws normally, with a share of zeros in each column; returns the parameter.
+
+    References:
+        Martens, Deep learning via Hessian-free optimization, ICML 2010
+    """
+    _of_rank(tensor.shape, 2)
+    return _set(tensor, sparse(sparsity, std), generator)

@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 
-from fnn.functional import linear
+from fnn.functional import bilinear, linear
 from fnn.nn import init
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Parameter
 
-__all__ = ["Identity", "Linear"]
+__all__ = ["Bilinear", "Identity", "Linear"]
 
 
 class Identity(Module):
@@ -85,3 +85,71 @@ class Linear(Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class Bilinear(Module):
+    """A bilinear map of two last axes: `y_o = x₁ᵀ W_o x₂ + b_o`.
+
+    Args:
+        in1_features: the size of the first input's last axis.
+        in2_features: the size of the second's.
+        out_features: the size of the output's.
+        bias: whether there is a bias.
+        device: where the parameters are; by default where JAX puts arrays.
+        dtype: of the parameters.
+
+    Shape:
+        (*, in1_features) and (*, in2_features) to (*, out_features).
+
+    Attributes:
+        weight: (out_features, in1_features, in2_features), initially uniform on ±1/√in1_features.
+        bias: (out_features,), likewise.
+
+    Raises:
+        ValueError: where in1_features is not positive.
+        RuntimeError: by forward, where shapes do not fit or dtypes differ.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.Bilinear(20, 30, 40)(jnp.ones((128, 20)), jnp.ones((128, 30))).shape
+        (128, 40)
+    """
+
+    def __init__(
+        self,
+        in1_features: int,
+        in2_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.in1_features = in1_features
+        self.in2_features = in2_features
+        self.out_features = out_features
+        self.weight = Parameter(init.zeros, (out_features, in1_features, in2_features), dtype)
+        if bias:
+            self.bias = Parameter(init.zeros, (out_features,), dtype)
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+        self._place(device)
+
+    def reset_parameters(self) -> None:
+        """Sets the initial distributions."""
+        if self.in1_features <= 0:
+            raise ValueError(f"in1_features must be > 0, but got (in1_features={self.in1_features})")
+        bound = 1 / math.sqrt(self.in1_features)
+        init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input1: Any, input2: Any) -> jax.Array:
+        return bilinear(input1, input2, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in1_features={self.in1_features}, in2_features={self.in2_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}"
+        )
