@@ -54,6 +54,19 @@ def test_evaluation_changes_no_statistics():
     assert (buffers[0] == OTHERS["running_mean"]).all()
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 2), (2, 3, 0)], ids=str)
+def test_takes_nothing_from_an_empty_batch(shape):
+    check(normal(*shape), *OTHERS.values(), training=True)
+    buffers = Buffer(OTHERS["running_mean"]), Buffer(OTHERS["running_var"])
+    F.batch_norm(jnp.ones(shape), *buffers, training=True)
+    assert (buffers[0] == OTHERS["running_mean"]).all()
+    assert (buffers[1] == OTHERS["running_var"]).all()
+
+
+def test_takes_what_has_no_axis_of_channels_where_it_is_empty():
+    check(normal(0), normal(0), normal(0), training=True)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
 @pytest.mark.parametrize("own", [True, False])

@@ -192,13 +192,8 @@ class SyncBatchNorm(_BatchNorm):
     Arrays sharded under `jax.jit` need nothing: there every mean is that of the whole array, so each BatchNorm is one of
     these. Inside `jax.shard_map`, or `jax.vmap` with an axis name, code sees a part of the batch; `axis_name` says over
     what to add up. Evaluation uses the running statistics, and communicates nothing.
-{
-        _ARGS.replace(
-            "        device:",
-            '''        process_group: accepted; `axis_name` takes its place.
-        device:''',
-        )
-    }        axis_name: the named axis, or axes, that the batch is split over; not an argument of torch's.
+{_ARGS}        process_group: accepted; `axis_name` takes its place.
+        axis_name: the named axis, or axes, that the batch is split over; not an argument of torch's.
 
     Shape:
         (N, C, *), and the same out.
