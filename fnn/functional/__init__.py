@@ -10,6 +10,12 @@ from fnn.functional.batchnorm import *
 from fnn.functional.batchnorm import __all__ as _batchnorm
 from fnn.functional.conv import *
 from fnn.functional.conv import __all__ as _conv
+from fnn.functional.cross_entropy import *
+from fnn.functional.cross_entropy import __all__ as _cross_entropy
+from fnn.functional.ctc import *
+from fnn.functional.ctc import __all__ as _ctc
+from fnn.functional.distance import *
+from fnn.functional.distance import __all__ as _distance
 from fnn.functional.dropout import *
 from fnn.functional.dropout import __all__ as _dropout
 from fnn.functional.fold import *
@@ -30,11 +36,16 @@ from fnn.functional.sparse import *
 from fnn.functional.sparse import __all__ as _sparse
 from fnn.functional.upsampling import *
 from fnn.functional.upsampling import __all__ as _upsampling
+from fnn.functional.vision import *
+from fnn.functional.vision import __all__ as _vision
 
 __all__ = [
     *_activation,
     *_batchnorm,
     *_conv,
+    *_cross_entropy,
+    *_ctc,
+    *_distance,
     *_dropout,
     *_fold,
     *_instancenorm,
@@ -45,4 +56,5 @@ __all__ = [
     *_pooling,
     *_sparse,
     *_upsampling,
+    *_vision,
 ]

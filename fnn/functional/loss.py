@@ -1,17 +1,41 @@
-"""Losses."""
+"""Losses of elements and of rows. Those of class likelihoods are in `cross_entropy`, that of unaligned sequences in `ctc`."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.special import xlogy
 
-from fnn.functional.checks import accumulating, array, floating, known, same_dtype
+from fnn.functional.checks import accumulating, array, broadcast, floating, known, promoted, same_dtype
+from fnn.functional.distance import floored, pairwise_distance
 
-__all__ = ["cross_entropy", "mse_loss"]
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cosine_embedding_loss",
+    "gaussian_nll_loss",
+    "hinge_embedding_loss",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "margin_ranking_loss",
+    "mse_loss",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
+    "poisson_nll_loss",
+    "smooth_l1_loss",
+    "soft_margin_loss",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
+]
 
 
 def reduction_of(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
@@ -25,21 +49,113 @@ def reduction_of(size_average: bool | None, reduce: bool | None, reduction: str)
         older = "none" if not reducing else "mean" if average else "sum"
         warnings.warn(f"size_average and reduce args will be deprecated, please use reduction='{older}' instead.", stacklevel=3)
         return older
+    if reduction == "elementwise_mean":
+        warnings.warn("reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.", stacklevel=3)
+        return "mean"
     if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{reduction} is not a valid value for reduction")
+        raise ValueError(f"{reduction} is not a valid value for reduction: expected none, mean or sum")
     return reduction
 
 
-def reduced(values: jax.Array, reduction: str) -> jax.Array:
-    """The values, their mean, or their sum."""
-    return values if reduction == "none" else values.mean() if reduction == "mean" else values.sum()
+def reduced(values: jax.Array, reduction: str, dtype: Any = None) -> jax.Array:
+    """The values, their mean, or their sum; in a dtype, which they are rounded to once."""
+    if reduction == "mean" and not jnp.issubdtype(values.dtype, jnp.inexact):
+        raise RuntimeError(f"mean(): expected a floating-point dtype, got {values.dtype.name}")
+    result = values if reduction == "none" else values.mean() if reduction == "mean" else values.sum()
+    return result if dtype is None else result.astype(dtype)
 
 
-def _broadcast(*shapes: tuple[int, ...]) -> None:
-    try:
-        jnp.broadcast_shapes(*shapes)
-    except ValueError:
-        raise RuntimeError(f"the sizes {' and '.join(str(list(shape)) for shape in shapes)} cannot be broadcast") from None
+def check_classes(target: jax.Array, classes: int, error: type[Exception], ignore_index: int | None = None) -> None:
+    """Raises where a class index is known to be out of range."""
+    values = known(target)
+    if values is None:
+        return
+    wrong = values[((values < 0) | (values >= classes)) & (values != ignore_index)]
+    if wrong.size:
+        ignored = "" if ignore_index is None else f", or ignore_index {ignore_index}"
+        raise error(f"Target {wrong[0]} is out of bounds: expected class indices from 0 to {classes - 1}{ignored}.")
+
+
+def _positive_part(x: jax.Array) -> jax.Array:
+    """`max(x, 0)`, with the whole gradient at 0 as torch's clamp has it, and none for NaN."""
+    return jnp.where(x >= 0, x, lax.stop_gradient(jnp.maximum(x, 0)))
+
+
+def _no_bool(function: str, *operands: Any) -> None:
+    if any(operand.dtype == bool for operand in operands):
+        raise RuntimeError(f"{function}: subtraction is not supported for bool operands")
+
+
+def _fits(function: str, name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
+    """An operand that broadcasts to a shape, and does not enlarge it."""
+    operand = array(value, name)
+    if broadcast(function, operand.shape, shape) != shape:
+        raise RuntimeError(f"{function}: {name} of size {list(operand.shape)} cannot be broadcast to size {list(shape)}")
+    return operand
+
+
+def _of_difference(
+    function: str, formula: Callable[[jax.Array], jax.Array], input: Any, target: Any, reduction: str, weight: Any, share: bool
+) -> tuple[jax.Array, np.dtype]:
+    """A loss of `input − target`, and the dtype it has; `share` is whether a mean is divided by the sum of the weights."""
+    x, y = array(input, "input"), array(target, "target")
+    if x.shape != y.shape:
+        warnings.warn(
+            f"Using a target size ({list(y.shape)}) that is different to the input size ({list(x.shape)}). This will likely "
+            "lead to incorrect results due to broadcasting. Please ensure they have the same size.",
+            stacklevel=3,
+        )
+    (a, b), dtype = promoted(function, input=x, target=y)
+    if weight is None:
+        return reduced(formula(a - b), reduction), dtype
+    w = array(weight, "weight")
+    if w.shape != x.shape:
+        raise ValueError(f"Weights and input must have the same size, got {list(w.shape)} and {list(x.shape)}")
+    values, dtype = formula(a - b) * w, jnp.promote_types(dtype, w.dtype)
+    if share and reduction == "mean":
+        return values.sum() / accumulating(w).sum(), dtype if jnp.issubdtype(dtype, jnp.inexact) else np.dtype(np.float32)
+    return reduced(values, reduction), dtype
+
+
+def _smooth(difference: jax.Array, beta: float) -> jax.Array:
+    size = jnp.abs(difference)
+    near = size < beta
+    return jnp.where(near, 0.5 * jnp.square(jnp.where(near, size, 0)) / beta, size - 0.5 * beta)
+
+
+def l1_loss(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Any = None,
+) -> jax.Array:
+    """The absolute difference, elementwise: `|x − y|`.
+
+    Args:
+        input: any shape.
+        target: of the same shape, or broadcastable with it.
+        size_average, reduce: torch's older way to say the reduction.
+        reduction: none, mean or sum.
+        weight: of the input's shape; the mean is then weighted.
+
+    Returns:
+        A scalar, or the losses for reduction none.
+
+    Raises:
+        RuntimeError: where shapes cannot be broadcast.
+        ValueError: where the weight has another shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> l1_loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).item()
+        1.0
+    """
+    reduction = reduction_of(size_average, reduce, reduction)
+    _no_bool("l1_loss", array(input, "input"), array(target, "target"))
+    loss, dtype = _of_difference("l1_loss", jnp.abs, input, target, reduction, weight, share=True)
+    return loss.astype(jnp.finfo(dtype).dtype if jnp.issubdtype(dtype, jnp.complexfloating) else dtype)
 
 
 def mse_loss(
@@ -50,14 +166,10 @@ def mse_loss(
     reduction: str = "mean",
     weight: Any = None,
 ) -> jax.Array:
-    """The squared difference, elementwise.
+    """The squared difference, elementwise: `(x − y)²`.
 
     Args:
-        input: any shape.
-        target: of the same shape, or broadcastable to it.
-        size_average, reduce: torch's older way to say the reduction.
-        reduction: none, mean or sum.
-        weight: of the input's shape; the mean is then weighted.
+        input, target, size_average, reduce, reduction, weight: as for `l1_loss`.
 
     Raises:
         RuntimeError: where shapes cannot be broadcast.
@@ -69,113 +181,718 @@ def mse_loss(
         2.0
     """
     reduction = reduction_of(size_average, reduce, reduction)
-    x, y = array(input, "input"), array(target, "target")
-    if x.shape != y.shape:
-        warnings.warn(
-            f"Using a target size ({list(y.shape)}) that is different to the input size ({list(x.shape)}). This will likely "
-            "lead to incorrect results due to broadcasting. Please ensure they have the same size.",
-            stacklevel=2,
-        )
-        _broadcast(x.shape, y.shape)
-    floating("mse_loss", jnp.promote_types(x.dtype, y.dtype))
-    values = jnp.square(x - y)
     if weight is None:
-        return reduced(values, reduction)
-    w = array(weight, "weight")
-    if w.shape != x.shape:
-        raise ValueError(f"Weights and input must have the same size, got {list(w.shape)} and {list(x.shape)}")
-    return (values * w).sum() / w.sum() if reduction == "mean" else reduced(values * w, reduction)
+        floating("mse_loss", jnp.promote_types(array(input, "input").dtype, array(target, "target").dtype))
+    loss, dtype = _of_difference("mse_loss", jnp.square, input, target, reduction, weight, share=True)
+    return loss.astype(dtype)
 
 
-def cross_entropy(
+def smooth_l1_loss(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    beta: float = 1.0,
+) -> jax.Array:
+    """`(x − y)² / (2 beta)` where `|x − y| < beta`, and `|x − y| − beta / 2` elsewhere.
+
+    Args:
+        input, target, size_average, reduce, reduction: as for `l1_loss`.
+        beta: where the square ends; 0 for the absolute difference alone.
+
+    Raises:
+        RuntimeError: where shapes cannot be broadcast or beta is negative.
+
+    References:
+        Girshick, Fast R-CNN, https://arxiv.org/abs/1504.08083
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> smooth_l1_loss(jnp.array([1.0, 3.0]), jnp.array([0.0, 0.0]), reduction="none").tolist()
+        [0.5, 2.5]
+    """
+    reduction = reduction_of(size_average, reduce, reduction)
+    if beta < 0:
+        raise RuntimeError(f"smooth_l1_loss does not support negative values for beta, got {beta}")
+    floating("smooth_l1_loss", jnp.promote_types(array(input, "input").dtype, array(target, "target").dtype))
+    loss, dtype = _of_difference(
+        "smooth_l1_loss", lambda d: _smooth(d, beta) if beta else jnp.abs(d), input, target, reduction, None, share=False
+    )
+    return loss.astype(dtype)
+
+
+def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None) -> jax.Array:
+    """`(x − y)² / 2` where `|x − y| < delta`, and `delta (|x − y| − delta / 2)` elsewhere.
+
+    Args:
+        input, target, reduction: as for `l1_loss`.
+        delta: where the square ends.
+        weight: of the input's shape. The mean is not divided by it.
+
+    Returns:
+        A scalar, or the losses for reduction none, in the dtype of the input.
+
+    Raises:
+        RuntimeError: where shapes cannot be broadcast or delta is not positive.
+        ValueError: where the weight has another shape.
+
+    References:
+        Huber, Robust estimation of a location parameter, https://doi.org/10.1214/aoms/1177703732
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> huber_loss(jnp.array([1.0, 3.0]), jnp.array([0.0, 0.0]), "none", delta=2.0).tolist()
+        [0.5, 4.0]
+    """
+    reduction = reduction_of(None, None, reduction)
+    if delta <= 0:
+        raise RuntimeError(f"huber_loss does not support non-positive values for delta, got {delta}")
+    x, y = array(input, "input"), array(target, "target")
+    floating("huber_loss", jnp.promote_types(x.dtype, y.dtype))
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise RuntimeError(f"huber_loss: a loss of {y.dtype.name} cannot be cast to the input's {x.dtype.name}")
+    loss, _ = _of_difference("huber_loss", lambda d: delta * _smooth(d, delta), x, y, reduction, weight, share=False)
+    return loss.astype(x.dtype if weight is None else jnp.promote_types(x.dtype, array(weight, "weight").dtype))
+
+
+@jax.custom_jvp
+def _bounded_log(x: jax.Array) -> jax.Array:
+    """`max(log x, −100)`."""
+    return jnp.maximum(jnp.log(x), -100)
+
+
+@_bounded_log.defjvp
+def _bounded_log_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (tangent,) = primals, tangents
+    # As torch has it: the whole loss then has the derivative (x - y) / max(x (1 - x), 1e-12).
+    return _bounded_log(x), (1 - x) / jnp.maximum(x * (1 - x), 1e-12) * tangent
+
+
+def binary_cross_entropy(
     input: Any,
     target: Any,
     weight: Any = None,
     size_average: bool | None = None,
-    ignore_index: int = -100,
     reduce: bool | None = None,
     reduction: str = "mean",
-    label_smoothing: float = 0.0,
 ) -> jax.Array:
-    """The cross entropy between unnormalized log-probabilities and a target: `−Σ_c target_c · log softmax(input)_c`.
+    """The cross entropy of probabilities, elementwise: `−(y log x + (1 − y) log(1 − x))`, with no logarithm under −100.
 
     Args:
-        input: (C,), (N, C) or (N, C, d1, ..., dK).
-        target: class indices of shape (), (N,) or (N, d1, ..., dK), integers in [0, C); or class probabilities, of the
-            input's shape.
-        weight: (C,), a weight for each class. The mean is then weighted, for class indices.
-        size_average, reduce: torch's older way to say the reduction.
-        ignore_index: a class index that counts for nothing, neither in the sum nor in the mean.
+        input: probabilities, any shape.
+        target: probabilities, of the same shape and dtype.
+        weight: broadcastable to the same shape.
+        size_average, reduce, reduction: as for `l1_loss`.
+
+    Returns:
+        A scalar, or the losses for reduction none. Under a JAX transformation, where values are not known, one that is
+        not in [0, 1] gives NaN.
+
+    Raises:
+        RuntimeError: where a value is not in [0, 1], outside of transformations, or dtypes differ.
+        ValueError: where shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> binary_cross_entropy(jnp.array([0.5, 1.0]), jnp.array([1.0, 1.0]), reduction="none").round(4).tolist()
+        [0.6931, 0.0]
+    """
+    name = "binary_cross_entropy"
+    reduction = reduction_of(size_average, reduce, reduction)
+    x, y = array(input, "input"), array(target, "target")
+    if x.shape != y.shape:
+        raise ValueError(
+            f"Using a target size ({list(y.shape)}) that is different to the input size ({list(x.shape)}) is deprecated. "
+            "Please ensure they have the same size."
+        )
+    w = None if weight is None else _fits(name, "weight", weight, x.shape)
+    same_dtype(name, input=x, target=y)
+    floating(name, x.dtype)
+    for what, operand in (("input", x), ("target", y)):
+        values = known(operand)
+        if values is not None and not ((values >= 0) & (values <= 1)).all():
+            raise RuntimeError(f"all elements of {what} should be between 0 and 1, got {values.min()} to {values.max()}")
+    p, q = accumulating(x), accumulating(y)
+    losses = -(q * _bounded_log(p) + (1 - q) * _bounded_log(1 - p))
+    losses = jnp.where((q >= 0) & (q <= 1), losses, jnp.nan)
+    return reduced(losses if w is None else losses * w, reduction, x.dtype)
+
+
+def binary_cross_entropy_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+) -> jax.Array:
+    """The binary cross entropy of logits, elementwise: `−(pos_weight · y log σ(x) + (1 − y) log(1 − σ(x)))`.
+
+    Args:
+        input: logits, any shape.
+        target: probabilities, of the same shape.
+        weight: broadcastable to the same shape.
+        size_average, reduce, reduction: as for `l1_loss`.
+        pos_weight: broadcastable to the same shape; the weight of `y`.
+
+    Returns:
+        A scalar, or the losses for reduction none, in the dtype of the target.
+
+    Raises:
+        RuntimeError: where weights cannot be broadcast, or the target is not floating point.
+        ValueError: where shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> binary_cross_entropy_with_logits(jnp.array([0.0, 2.0]), jnp.array([1.0, 0.0])).round(4).item()
+        1.41
+    """
+    name = "binary_cross_entropy_with_logits"
+    reduction = reduction_of(size_average, reduce, reduction)
+    x, y = array(input, "input"), array(target, "target")
+    if x.shape != y.shape:
+        raise ValueError(f"Target size ({list(y.shape)}) must be the same as input size ({list(x.shape)})")
+    floating(name, x.dtype)
+    if not jnp.issubdtype(y.dtype, jnp.floating):
+        raise RuntimeError(f"{name}: expected a floating-point target, got {y.dtype.name}")
+    (a, b), _ = promoted(name, input=x, target=y)
+    positive = 1 if pos_weight is None else 1 + (_fits(name, "pos_weight", pos_weight, x.shape) - 1) * b
+    losses = (1 - b) * a - positive * jax.nn.log_sigmoid(a)
+    if weight is not None:
+        losses = losses * _fits(name, "weight", weight, x.shape)
+    return reduced(losses, reduction, y.dtype)
+
+
+def poisson_nll_loss(
+    input: Any,
+    target: Any,
+    log_input: bool = True,
+    full: bool = False,
+    size_average: bool | None = None,
+    eps: float = 1e-8,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """The negative log-likelihood of counts under a Poisson distribution, elementwise: `exp(x) − y x`.
+
+    Args:
+        input: the logarithms of the expectations, any shape.
+        target: counts, of the same shape, or broadcastable with it.
+        log_input: whether the input is logarithms; if not, the loss is `x − y log(x + eps)`.
+        full: add Stirling's approximation of `log(y!)` where y > 1: `y log y − y + log(2π y) / 2`.
+        eps: keeps the logarithm finite.
+        size_average, reduce, reduction: as for `l1_loss`.
+
+    Raises:
+        RuntimeError: where shapes cannot be broadcast.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> poisson_nll_loss(jnp.array([0.0, 1.0]), jnp.array([2.0, 2.0]), reduction="none").round(4).tolist()
+        [1.0, 0.7183]
+    """
+    reduction = reduction_of(size_average, reduce, reduction)
+    if array(input, "input").dtype == array(target, "target").dtype == bool:
+        _no_bool("poisson_nll_loss", array(input, "input"))
+    (x, y), dtype = promoted("poisson_nll_loss", inexact=True, input=input, target=target)
+    losses = jnp.exp(x) - y * x if log_input else x - y * jnp.log(x + eps)
+    if full:
+        many = jnp.where(y <= 1, 1, y)
+        losses = losses + jnp.where(y <= 1, 0, many * jnp.log(many) - many + 0.5 * jnp.log(2 * math.pi * many))
+    return reduced(losses, reduction, dtype)
+
+
+def gaussian_nll_loss(
+    input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> jax.Array:
+    """The negative log-likelihood under normal distributions, elementwise: `(log var + (x − y)² / var) / 2`.
+
+    Args:
+        input: expectations, any shape.
+        target: samples, of the same shape, or broadcastable with it.
+        var: variances: a float, or of the input's shape, or that without its last axis, or with one axis of size 1.
+        full: add the constant `log(2π) / 2`.
+        eps: the least variance; the gradient is that of the variance itself.
         reduction: none, mean or sum.
-        label_smoothing: the share, from 0 to 1, of the uniform distribution in the target.
+
+    Returns:
+        A scalar, or the losses for reduction none. Under a JAX transformation, where values are not known, a negative
+        variance gives NaN.
+
+    Raises:
+        ValueError: where a variance is negative, outside of transformations, or the variances have another size.
+
+    References:
+        Nix and Weigend, Estimating the mean and variance of the target probability distribution,
+        https://doi.org/10.1109/ICNN.1994.374138
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> gaussian_nll_loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0]), jnp.ones(2)).item()
+        1.0
+    """
+    x = array(input, "input")
+    if isinstance(var, int):
+        raise TypeError(f"argument 'var' must be an array or a float, got {var!r}")
+    if isinstance(var, float):
+        var = np.full(x.shape, var, x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else np.float32)
+    v = array(var, "var")
+    values = known(v)
+    if values is not None and (values < 0).any():
+        raise ValueError(f"var has negative entry/entries: {values.min()}")
+    if v.shape != x.shape:
+        differing = [mine for mine, other in zip(v.shape, x.shape, strict=False) if mine != other]
+        if v.shape == x.shape[:-1]:
+            v = v[..., None]
+        elif v.ndim != x.ndim or sum(differing) != 1:
+            raise ValueError(f"var is of incorrect size: {list(v.shape)} for an input of size {list(x.shape)}")
+    reduction = reduction_of(None, None, reduction)
+    if not jnp.issubdtype(v.dtype, jnp.floating):
+        raise RuntimeError(f"gaussian_nll_loss: expected var of a floating-point dtype, got {v.dtype.name}")
+    (mean, sample, variance), dtype = promoted("gaussian_nll_loss", input=x, target=target, var=v)
+    least = floored(jnp.where(variance < 0, jnp.nan, variance), eps)
+    losses = 0.5 * (jnp.log(least) + jnp.square(mean - sample) / least)
+    return reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction, dtype)
+
+
+def kl_div(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> jax.Array:
+    """The Kullback-Leibler divergence of log-probabilities from a target, elementwise: `y (log y − x)`.
+
+    Args:
+        input: log-probabilities, any shape.
+        target: probabilities, of the same shape, or broadcastable with it.
+        size_average, reduce: as for `l1_loss`.
+        reduction: none, batchmean, mean or sum; batchmean divides the sum by the size of the first axis, which is the
+            divergence of its definition, and mean by the number of elements.
+        log_target: whether the target too is log-probabilities; then the loss is `exp(y) (y − x)`.
+
+    Raises:
+        RuntimeError: where shapes cannot be broadcast, and for integers and complex numbers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> kl_div(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([[0.5, 0.5]]), reduction="batchmean").round(4).item()
+        0.1438
+    """
+    batch_mean = reduction == "batchmean"
+    if size_average is not None or reduce is not None or not batch_mean:
+        chosen = reduction_of(size_average, reduce, reduction)
+        if size_average is None and reduce is None and chosen == "mean":
+            warnings.warn(
+                "reduction: 'mean' divides the total loss by both the batch size and the support size. 'batchmean' divides "
+                "only by the batch size, and aligns with the KL div math definition. 'mean' will be changed to behave the same as "
+                "'batchmean' in the next major release.",
+                stacklevel=2,
+            )
+    else:
+        chosen = "sum"
+    (x, y), dtype = promoted("kl_div", input=input, target=target)
+    if not all(jnp.issubdtype(array(a, "input").dtype, jnp.floating) for a in (input, target)):
+        raise RuntimeError(f"kl_div: expected floating-point inputs, got a common dtype {dtype.name}")
+    loss = reduced(jnp.exp(y) * (y - x) if log_target else xlogy(y, y) - y * x, chosen)
+    batch = array(input, "input").shape
+    return (loss / batch[0] if batch_mean and batch else loss).astype(dtype)
+
+
+def hinge_embedding_loss(
+    input: Any,
+    target: Any,
+    margin: float = 1.0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """`x` where the target is 1, and `max(0, margin − x)` where it is −1.
+
+    Args:
+        input: distances, any shape.
+        target: 1 or −1, of the same shape, or broadcastable with it; for another value the loss is the sum of both.
+        margin: the distance that dissimilar pairs shall have.
+        size_average, reduce, reduction: as for `l1_loss`.
+
+    Raises:
+        RuntimeError: where shapes cannot be broadcast.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> hinge_embedding_loss(jnp.array([0.5, 0.25]), jnp.array([1, -1]), reduction="none").tolist()
+        [0.5, 0.75]
+    """
+    reduction = reduction_of(size_average, reduce, reduction)
+    x, y = array(input, "input"), array(target, "target")
+    _no_bool("hinge_embedding_loss", x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise NotImplementedError(f"hinge_embedding_loss is not supported for complex types, got {x.dtype.name}")
+    broadcast("hinge_embedding_loss", x.shape, y.shape)
+    distance = accumulating(x)
+    near = _positive_part(x.dtype.type(margin) - distance)  # torch gives the margin the dtype of the input, also an integer
+    return reduced(jnp.where(y != 1, near, 0) + jnp.where(y != -1, distance, 0), reduction, _summed(x.dtype, reduction))
+
+
+def _summed(dtype: Any, reduction: str) -> Any:
+    """The dtype of a loss: integers are summed in a wider one."""
+    return None if reduction == "sum" and jnp.issubdtype(dtype, jnp.integer) else dtype
+
+
+def margin_ranking_loss(
+    input1: Any,
+    input2: Any,
+    target: Any,
+    margin: float = 0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """`max(0, −y (x1 − x2) + margin)`, elementwise.
+
+    Args:
+        input1: any shape.
+        input2: with as many axes, and broadcastable with it.
+        target: likewise: 1 where the first input shall be larger, −1 where the second shall be.
+        margin: by how much it shall be larger.
+        size_average, reduce, reduction: as for `l1_loss`.
+
+    Raises:
+        RuntimeError: where shapes do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> margin_ranking_loss(jnp.array([1.0, 2.0]), jnp.array([3.0, 1.0]), jnp.array([1, 1]), reduction="none").tolist()
+        [2.0, 0.0]
+    """
+    reduction = reduction_of(size_average, reduce, reduction)
+    x1, x2, y = array(input1, "input1"), array(input2, "input2"), array(target, "target")
+    if not x1.ndim == x2.ndim == y.ndim:
+        raise RuntimeError(
+            f"margin_ranking_loss: All input tensors should have same dimension but got sizes: input1: {list(x1.shape)}, "
+            f"input2: {list(x2.shape)}, target: {list(y.shape)}"
+        )
+    _no_bool("margin_ranking_loss", x1, x2, y)
+    (a, b, sign), dtype = promoted("margin_ranking_loss", inexact=True, input1=x1, input2=x2, target=y)
+    floating("margin_ranking_loss", dtype)
+    return reduced(_positive_part(-sign * (a - b) + margin), reduction, dtype)
+
+
+def soft_margin_loss(
+    input: Any, target: Any, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
+) -> jax.Array:
+    """`log(1 + exp(−y x))`, elementwise.
+
+    Args:
+        input: any shape.
+        target: 1 or −1, broadcastable to the same shape.
+        size_average, reduce, reduction: as for `l1_loss`.
+
+    Returns:
+        A scalar, or the losses for reduction none, in the dtype of the input.
+
+    Raises:
+        RuntimeError: where the target cannot be broadcast to the input, or the input is not floating point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> soft_margin_loss(jnp.array([0.0, 2.0]), jnp.array([1.0, -1.0]), reduction="none").round(4).tolist()
+        [0.6931, 2.1269]
+    """
+    reduction = reduction_of(size_average, reduce, reduction)
+    x = array(input, "input")
+    y = _fits("soft_margin_loss", "target", target, x.shape)
+    if not jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(y.dtype, jnp.complexfloating):
+        raise RuntimeError(f"soft_margin_loss: expected floating-point inputs, got {x.dtype.name} and {y.dtype.name}")
+    # Not log1p(exp(.)), which overflows.
+    return reduced(jax.nn.softplus(-y * accumulating(x)), reduction, x.dtype)
+
+
+def multilabel_soft_margin_loss(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """The binary cross entropy of logits, averaged over classes: `−mean_c(y log σ(x) + (1 − y) log σ(−x))`.
+
+    Args:
+        input: logits, (*, C).
+        target: 0 or 1, of the same shape, or broadcastable with it.
+        weight: (C,), or broadcastable with the losses.
+        size_average, reduce, reduction: as for `l1_loss`.
+
+    Returns:
+        A scalar, or the losses of shape (*) for reduction none.
+
+    Raises:
+        IndexError: where the input has no axis.
+        RuntimeError: where shapes cannot be broadcast.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> multilabel_soft_margin_loss(jnp.array([[0.0, 2.0]]), jnp.array([[1.0, 1.0]])).round(4).item()
+        0.41
+    """
+    name = "multilabel_soft_margin_loss"
+    reduction = reduction_of(size_average, reduce, reduction)
+    x, y = array(input, "input"), array(target, "target")
+    floating(name, x.dtype)
+    _no_bool(name, y)
+    if x.ndim == 0:
+        raise IndexError(f"{name}: expected an input with an axis of classes, got a scalar")
+    (a, b, *_), dtype = promoted(name, input=x, target=y, **({} if weight is None else {"weight": weight}))
+    losses = -(b * jax.nn.log_sigmoid(a) + (1 - b) * jax.nn.log_sigmoid(-a))
+    if weight is not None:
+        losses = losses * array(weight, "weight")
+    return reduced(losses.sum(x.ndim - 1) / x.shape[-1], reduction, dtype)
+
+
+def _rows(function: str, input: Any, target: Any, one_a_row: bool) -> tuple[jax.Array, jax.Array]:
+    """Scores as (N, C), and class indices as (N,) or (N, C)."""
+    x, t = array(input, "input"), array(target, "target")
+    if x.ndim > 2 or (x.ndim and x.shape[-1] == 0):
+        raise RuntimeError(
+            f"{function}: Expected non-empty vector or matrix with optional 0-dim batch size, but got: {list(x.shape)}"
+        )
+    scores = x.reshape(-1 if x.ndim == 2 and x.size else x.shape[0] if x.ndim == 2 else 1, x.shape[-1] if x.ndim else 1)
+    shape = scores.shape[:1] if one_a_row else scores.shape
+    if t.size != math.prod(shape) or (t.ndim > 1 if one_a_row or x.ndim < 2 else t.shape != shape):
+        raise RuntimeError(f"{function}: inconsistent target size: {list(t.shape)} for input of size: {list(x.shape)}")
+    if t.dtype not in (jnp.int32, jnp.int64):
+        raise RuntimeError(f"{function}: expected target of dtype int64 or int32 but found {t.dtype.name}")
+    floating(function, x.dtype)
+    return scores, t.reshape(shape)
+
+
+def multi_margin_loss(
+    input: Any,
+    target: Any,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """`Σ_c max(0, margin − x_y + x_c)^p / C` over the classes c other than the target y.
+
+    Args:
+        input: scores, (N, C) or (C,).
+        target: class indices, (N,) or ().
+        p: 1 or 2.
+        margin: by how much the score of the target shall be larger than others.
+        weight: (C,), a weight for each class.
+        size_average, reduce, reduction: as for `l1_loss`.
 
     Returns:
         A scalar, or the losses in the target's shape for reduction none. Under a JAX transformation, where indices are
         not known, one that is out of range gives NaN.
 
     Raises:
-        IndexError: where an index is out of range, outside of transformations.
-        RuntimeError, ValueError: where shapes do not fit.
+        RuntimeError: where shapes do not fit, or an index is out of range, outside of transformations.
+        ValueError: for another p.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4).item()
-        1.3863
+        >>> multi_margin_loss(jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([3])).round(4).item()
+        0.325
     """
     reduction = reduction_of(size_average, reduce, reduction)
-    x, t = array(input, "input"), array(target, "target")
+    if p not in (1, 2):
+        raise ValueError(f"only p == 1 and p == 2 supported, got {p}")
     w = None if weight is None else array(weight, "weight")
-    floating("cross_entropy", x.dtype)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
-    if x.ndim == 0:
-        raise RuntimeError("cross_entropy: expected an input of shape (C,), (N, C) or (N, C, d1, ...), got a scalar")
-    axis = 0 if x.ndim == 1 else 1
-    classes = x.shape[axis]
+    if w is not None and w.ndim != 1:
+        raise ValueError(f"weight must be one-dimensional, got size {list(w.shape)}")
+    scores, t = _rows("multi_margin_loss", input, target, one_a_row=True)
+    dtype, classes = scores.dtype, scores.shape[1]
+    same_dtype("multi_margin_loss", input=scores, weight=w)
     if w is not None and w.shape != (classes,):
-        raise RuntimeError(
-            f"cross_entropy: weight tensor should be defined either for all {classes} classes or no classes but got weight of "
-            f"shape {list(w.shape)}"
-        )
-    logs = jax.nn.log_softmax(accumulating(x), axis=axis)
-    by_class = None if w is None else w.reshape(classes, *[1] * (x.ndim - axis - 1))
-    shape = x.shape[:axis] + x.shape[axis + 1 :]
-    if t.shape == x.shape:
-        if not jnp.issubdtype(t.dtype, jnp.floating):
-            raise RuntimeError(f"Expected floating point type for target with class probabilities, got {t.dtype.name}")
-        if ignore_index >= 0:
-            raise RuntimeError(f"ignore_index is not supported for floating point target, got {ignore_index}")
-        kind = jnp.promote_types(x.dtype, t.dtype)
-        t = t * (1 - label_smoothing) + label_smoothing / max(classes, 1)
-        losses = -(t * logs if by_class is None else t * logs * by_class).sum(axis)
-        return (losses.sum() / math.prod(shape) if reduction == "mean" else reduced(losses, reduction)).astype(kind)
-    if t.shape != shape:
-        error = ValueError if x.ndim > 1 and t.shape[:1] != shape[:1] else RuntimeError
-        raise error(
-            f"Expected target of shape {list(shape)} (class indices) or {list(x.shape)} (probabilities) for input "
-            f"{list(x.shape)}, got {list(t.shape)}"
-        )
-    if not jnp.issubdtype(t.dtype, jnp.integer):
-        raise RuntimeError(f"expected class indices of an integer dtype, got {t.dtype.name}")
-    same_dtype("cross_entropy", input=x, weight=w)
-    counted = t != ignore_index
+        raise RuntimeError(f"inconsistent weight size, expected {classes} but got {list(w.shape)}")
+    check_classes(t, classes, RuntimeError)
     valid = (t >= 0) & (t < classes)
-    values = known(t)
-    wrong = None if values is None else values[((values < 0) | (values >= classes)) & (values != ignore_index)]
-    if wrong is not None and wrong.size:
-        raise IndexError(
-            f"Target {wrong[0]} is out of bounds: expected class indices from 0 to {classes - 1}, or ignore_index "
-            f"{ignore_index}."
+    index = jnp.where(valid, t, 0)[:, None]
+    x = accumulating(scores)
+    excess = margin - jnp.take_along_axis(x, index, 1) + x
+    excess = jnp.where((excess > 0) & (jnp.arange(classes) != index), excess, 0)
+    losses = (excess**p).sum(1) / classes
+    losses = losses if w is None else losses * accumulating(w)[index[:, 0]]
+    losses = jnp.where(valid, losses, jnp.nan)
+    return reduced(losses.reshape(array(target, "target").shape) if reduction == "none" else losses, reduction, dtype)
+
+
+def multilabel_margin_loss(
+    input: Any, target: Any, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
+) -> jax.Array:
+    """`Σ_y Σ_c max(0, 1 − (x_y − x_c)) / C` over the target classes y, and the classes c that are none of them.
+
+    Args:
+        input: scores, (N, C) or (C,).
+        target: class indices, of the same shape; a −1 ends them.
+        size_average, reduce, reduction: as for `l1_loss`.
+
+    Returns:
+        A scalar, or the losses (N,) or () for reduction none. Under a JAX transformation, where indices are not known,
+        one that is out of range gives NaN.
+
+    Raises:
+        RuntimeError: where shapes do not fit, or an index is out of range, outside of transformations.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> multilabel_margin_loss(jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([[3, 0, -1, 1]])).round(4).item()
+        0.85
+    """
+    reduction = reduction_of(size_average, reduce, reduction)
+    scores, t = _rows("multilabel_margin_loss", input, target, one_a_row=False)
+    dtype, classes = scores.dtype, scores.shape[1]
+    check_classes(t, classes, RuntimeError, ignore_index=-1)
+    valid = ((t >= -1) & (t < classes)).all(1)
+    listed = jnp.cumulative_sum(t == -1, axis=1) == 0
+    times = ((t[:, :, None] == jnp.arange(classes)) & listed[:, :, None]).sum(1)
+    x = accumulating(scores)
+    excess = 1 - x[:, :, None] + x[:, None, :]
+    excess = jnp.where((excess > 0) & (times[:, None, :] == 0), excess, 0)
+    losses = (times * excess.sum(2)).sum(1) / classes
+    losses = jnp.where(valid, losses, jnp.nan)
+    return reduced(losses[0] if reduction == "none" and array(target, "target").ndim < 2 else losses, reduction, dtype)
+
+
+def cosine_embedding_loss(
+    input1: Any,
+    input2: Any,
+    target: Any,
+    margin: float = 0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """`1 − cos(x1, x2)` where the target is 1, and `max(0, cos(x1, x2) − margin)` where it is −1.
+
+    Args:
+        input1: (N, D) or (D,).
+        input2: likewise.
+        target: 1 or −1, (N,) or ().
+        margin: from −1 to 1.
+        size_average, reduce, reduction: as for `l1_loss`.
+
+    Raises:
+        RuntimeError: where shapes do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> cosine_embedding_loss(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]]), jnp.array([1])).round(4).item()
+        0.2929
+    """
+    reduction = reduction_of(size_average, reduce, reduction)
+    y = array(target, "target")
+    (a, b), dtype = promoted("cosine_embedding_loss", inexact=True, input1=input1, input2=input2)
+    if y.ndim > 1:
+        raise RuntimeError(f"0D or 1D target tensor expected, multi-target not supported, got {list(y.shape)}")
+    if array(input1, "input1").ndim != y.ndim + 1:
+        raise RuntimeError(
+            f"{y.ndim}D target tensor expects {y.ndim + 1}D input tensors, but found inputs with sizes "
+            f"{list(a.shape)} and {list(b.shape)}."
         )
-    index = jnp.expand_dims(jnp.where(valid, t, 0), axis)
-    picked = -jnp.take_along_axis(logs, index, axis).squeeze(axis)
-    picked = jnp.where(valid, picked, jnp.nan)
-    weights = jnp.ones_like(picked) if w is None else w[jnp.where(valid, t, 0)].astype(picked.dtype)
-    losses = picked * weights
-    if label_smoothing > 0.0:
-        spread = -(logs if by_class is None else logs * by_class).sum(axis)
-        losses = (1 - label_smoothing) * losses + label_smoothing / classes * spread
-    losses = jnp.where(counted, losses, 0)
-    if reduction != "mean":
-        return reduced(losses, reduction).astype(x.dtype)
-    return (losses.sum() / jnp.where(counted, weights, 0).sum()).astype(x.dtype)
+    floating("cosine_embedding_loss", dtype)
+    squares = (jnp.square(a).sum(y.ndim) + 1e-12) * (jnp.square(b).sum(y.ndim) + 1e-12)
+    cosine = (a * b).sum(y.ndim) / jnp.sqrt(squares)
+    broadcast("cosine_embedding_loss", cosine.shape, y.shape)
+    losses = jnp.where(y == 1, 1 - cosine, 0) + jnp.where(y == -1, _positive_part(cosine - margin), 0)
+    return reduced(losses, reduction, dtype)
+
+
+def _triplet(
+    distance: Callable[[Any, Any], Any], anchor: Any, positive: Any, negative: Any, margin: float, swap: bool, reduction: str
+) -> jax.Array:
+    if margin <= 0:
+        raise ValueError(f"margin must be greater than 0, got {margin}")
+    axes = [array(a, name).ndim for a, name in ((anchor, "anchor"), (positive, "positive"), (negative, "negative"))]
+    if len(set(axes)) > 1:
+        raise RuntimeError(
+            "The anchor, positive, and negative tensors are expected to have the same number of dimensions, but got: anchor "
+            f"{axes[0]}D, positive {axes[1]}D, and negative {axes[2]}D inputs"
+        )
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if swap:
+        far = jnp.minimum(far, distance(positive, negative))
+    return reduced(_positive_part(margin + near - far), reduction)
+
+
+def triplet_margin_loss(
+    anchor: Any,
+    positive: Any,
+    negative: Any,
+    margin: float = 1.0,
+    p: float = 2,
+    eps: float = 1e-6,
+    swap: bool = False,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """`max(0, margin + d(anchor, positive) − d(anchor, negative))` with the p-norm distance d.
+
+    Args:
+        anchor: (N, D) or (D,), or any shape.
+        positive, negative: with as many axes.
+        margin: by how much the negative shall be farther.
+        p, eps: as for `pairwise_distance`.
+        swap: take the distance of positive and negative where that is less than the one of anchor and negative.
+        size_average, reduce, reduction: as for `l1_loss`.
+
+    Raises:
+        RuntimeError: where shapes do not fit.
+        ValueError: where the margin is not positive.
+
+    References:
+        Balntas et al., Learning shallow convolutional feature descriptors with triplet losses,
+        https://bmva-archive.org.uk/bmvc/2016/papers/paper119/index.html
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> triplet_margin_loss(jnp.array([[0.0]]), jnp.array([[1.0]]), jnp.array([[-1.5]])).round(3).item()
+        0.5
+    """
+    reduction = reduction_of(size_average, reduce, reduction)
+    return _triplet(lambda a, b: pairwise_distance(a, b, p, eps), anchor, positive, negative, margin, swap, reduction)
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Any,
+    positive: Any,
+    negative: Any,
+    *,
+    distance_function: Callable[[Any, Any], Any] | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> jax.Array:
+    """`max(0, margin + d(anchor, positive) − d(anchor, negative))` with any distance d.
+
+    Args:
+        anchor: any shape.
+        positive, negative: with as many axes.
+        distance_function: of two arrays; `pairwise_distance` by default.
+        margin, swap: as for `triplet_margin_loss`.
+        reduction: none, mean or sum.
+
+    Raises:
+        RuntimeError: where shapes do not fit.
+        ValueError: where the margin is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> distance = lambda a, b: abs(a - b).max(-1)
+        >>> x, y, z = jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.full((1, 2), 1.5)
+        >>> triplet_margin_with_distance_loss(x, y, z, distance_function=distance).item()
+        0.5
+    """
+    reduction = reduction_of(None, None, reduction)
+    return _triplet(distance_function or pairwise_distance, anchor, positive, negative, margin, swap, reduction)

@@ -2,12 +2,20 @@
 
 from fnn.nn.modules.activation import *
 from fnn.nn.modules.activation import __all__ as _activation
+from fnn.nn.modules.adaptive import *
+from fnn.nn.modules.adaptive import __all__ as _adaptive
 from fnn.nn.modules.batchnorm import *
 from fnn.nn.modules.batchnorm import __all__ as _batchnorm
 from fnn.nn.modules.container import *
 from fnn.nn.modules.container import __all__ as _container
 from fnn.nn.modules.conv import *
 from fnn.nn.modules.conv import __all__ as _conv
+from fnn.nn.modules.cross_entropy import *
+from fnn.nn.modules.cross_entropy import __all__ as _cross_entropy
+from fnn.nn.modules.ctc import *
+from fnn.nn.modules.ctc import __all__ as _ctc
+from fnn.nn.modules.distance import *
+from fnn.nn.modules.distance import __all__ as _distance
 from fnn.nn.modules.dropout import *
 from fnn.nn.modules.dropout import __all__ as _dropout
 from fnn.nn.modules.flatten import *
@@ -31,9 +39,13 @@ from fnn.nn.modules.sparse import __all__ as _sparse
 
 __all__ = [
     *_activation,
+    *_adaptive,
     *_batchnorm,
     *_container,
     *_conv,
+    *_cross_entropy,
+    *_ctc,
+    *_distance,
     *_dropout,
     *_flatten,
     *_fold,

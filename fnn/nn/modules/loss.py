@@ -1,28 +1,57 @@
-"""Losses."""
+"""Losses of elements and of rows. Those of class likelihoods are in `cross_entropy`, that of unaligned sequences in `ctc`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from fnn import functional as F
 from fnn.functional.loss import reduction_of
-from fnn.nn.modules.module import Module
+from fnn.nn.modules.distance import PairwiseDistance
+from fnn.nn.modules.function import FunctionModule
 from fnn.nn.parameter import Buffer
 
-__all__ = ["CrossEntropyLoss", "MSELoss"]
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CosineEmbeddingLoss",
+    "GaussianNLLLoss",
+    "HingeEmbeddingLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "MSELoss",
+    "MarginRankingLoss",
+    "MultiLabelMarginLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
+    "PoissonNLLLoss",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
+    "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
+]
 
 
-class _Loss(Module):
-    """What losses share: the reduction."""
+class _Loss(FunctionModule):
+    """What losses share: the reduction, and a forward that is one call of a function."""
 
     reduction: str
 
     def __init__(self, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean") -> None:
-        super().__init__()
         older = size_average is not None or reduce is not None
-        self.reduction = reduction_of(size_average, reduce, reduction) if older else reduction
+        super().__init__(reduction=reduction_of(size_average, reduce, reduction) if older else reduction)
+
+    def _chosen(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._hyperparameters if name not in ("size_average", "reduce")}
+
+    def forward(self, input: Any, target: Any) -> jax.Array:  # type: ignore[override]
+        return type(self)._function(input, target, **self._chosen())
+
+    def extra_repr(self) -> str:
+        return ""
 
 
 class _WeightedLoss(_Loss):
@@ -32,18 +61,54 @@ class _WeightedLoss(_Loss):
         self, weight: Any = None, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
     ) -> None:
         super().__init__(size_average, reduce, reduction)
-        self.register_buffer("weight", None if weight is None else Buffer(weight))
+        self._register_weights(weight=weight)
+
+    def _register_weights(self, **weights: Any) -> None:
+        for name, weight in weights.items():
+            self.register_buffer(name, None if weight is None else Buffer(weight))
 
 
-class MSELoss(_Loss):
-    """The squared difference, elementwise: `(x − y)²`.
+class _PairLoss(_Loss):
+    """What losses of two inputs share."""
+
+    def forward(self, input1: Any, input2: Any, target: Any) -> jax.Array:  # type: ignore[override]
+        return type(self)._function(input1, input2, target, **self._chosen())
+
+
+class _TripletLoss(_Loss):
+    """What losses of an anchor, a positive and a negative share."""
+
+    def forward(self, anchor: Any, positive: Any, negative: Any) -> jax.Array:  # type: ignore[override]
+        return type(self)._function(anchor, positive, negative, **self._chosen())
+
+
+class L1Loss(_Loss):
+    """The absolute difference, elementwise: `|x − y|`.
 
     Args:
         size_average, reduce: torch's older way to say the reduction.
         reduction: none, mean or sum.
 
     Shape:
-        Two of (*), to () or, for reduction none, (*).
+        Input and target (*); to () or, for reduction none, (*).
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.L1Loss()(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).item()
+        1.0
+    """
+
+    _function = staticmethod(F.l1_loss)
+
+
+class MSELoss(_Loss):
+    """The squared difference, elementwise: `(x − y)²`.
+
+    Args:
+        size_average, reduce, reduction: as for `L1Loss`.
+
+    Shape:
+        As for `L1Loss`.
 
     Example:
         >>> import fnn.nn as nn, jax.numpy as jnp
@@ -51,52 +116,476 @@ class MSELoss(_Loss):
         2.0
     """
 
-    def forward(self, input: Any, target: Any) -> jax.Array:
-        return F.mse_loss(input, target, reduction=self.reduction)
+    _function = staticmethod(F.mse_loss)
 
 
-class CrossEntropyLoss(_WeightedLoss):
-    """The cross entropy between unnormalized log-probabilities and a target: `−Σ_c target_c · log softmax(input)_c`.
+class SmoothL1Loss(_Loss):
+    """`(x − y)² / (2 beta)` where `|x − y| < beta`, and `|x − y| − beta / 2` elsewhere.
 
     Args:
-        weight: (C,), a weight for each class.
-        size_average, reduce: torch's older way to say the reduction.
-        ignore_index: a class index that counts for nothing.
-        reduction: none, mean or sum.
-        label_smoothing: the share, from 0 to 1, of the uniform distribution in the target.
+        size_average, reduce, reduction: as for `L1Loss`.
+        beta: where the square ends; 0 for the absolute difference alone.
 
     Shape:
-        Input (C,), (N, C) or (N, C, d1, ..., dK), and target class indices (), (N,) or (N, d1, ..., dK), or
-        probabilities of the input's shape; to () or, for reduction none, the shape of the indices.
+        As for `L1Loss`.
 
-    Raises:
-        IndexError: by forward, where a class index is out of range; NaN where it is not known, under a transformation.
+    References:
+        Girshick, Fast R-CNN, https://arxiv.org/abs/1504.08083
 
     Example:
         >>> import fnn.nn as nn, jax.numpy as jnp
-        >>> nn.CrossEntropyLoss()(jnp.zeros((1, 4)), jnp.array([2])).round(4).item()
-        1.3863
+        >>> nn.SmoothL1Loss(reduction="none")(jnp.array([1.0, 3.0]), jnp.array([0.0, 0.0])).tolist()
+        [0.5, 2.5]
     """
+
+    _function = staticmethod(F.smooth_l1_loss)
+
+    def __init__(
+        self, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean", beta: float = 1.0
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.beta = beta
+
+
+class HuberLoss(_Loss):
+    """`(x − y)² / 2` where `|x − y| < delta`, and `delta (|x − y| − delta / 2)` elsewhere.
+
+    Args:
+        reduction: none, mean or sum.
+        delta: where the square ends.
+
+    Shape:
+        As for `L1Loss`.
+
+    Raises:
+        TypeError: where delta is not a number.
+
+    References:
+        Huber, Robust estimation of a location parameter, https://doi.org/10.1214/aoms/1177703732
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.HuberLoss("none", delta=2.0)(jnp.array([1.0, 3.0]), jnp.array([0.0, 0.0])).tolist()
+        [0.5, 4.0]
+    """
+
+    _function = staticmethod(F.huber_loss)
+
+    def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
+        if not isinstance(delta, (float, int)):
+            raise TypeError(f"delta must be a float or int, got: {type(delta)}")
+        super().__init__(reduction=reduction)
+        self.delta = delta
+
+
+class BCELoss(_WeightedLoss):
+    """The cross entropy of probabilities, elementwise: `−(y log x + (1 − y) log(1 − x))`, with no logarithm under −100.
+
+    Args:
+        weight: broadcastable with the input.
+        size_average, reduce, reduction: as for `L1Loss`.
+
+    Shape:
+        As for `L1Loss`.
+
+    Raises:
+        RuntimeError: by forward, where a value is not in [0, 1]; NaN where it is not known, under a transformation.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.BCELoss()(jnp.array([0.5, 1.0]), jnp.array([1.0, 1.0])).round(4).item()
+        0.3466
+    """
+
+    _function = staticmethod(F.binary_cross_entropy)
+
+
+class BCEWithLogitsLoss(_WeightedLoss):
+    """The binary cross entropy of logits, elementwise: `−(pos_weight · y log σ(x) + (1 − y) log(1 − σ(x)))`.
+
+    Args:
+        weight: broadcastable with the input.
+        size_average, reduce, reduction: as for `L1Loss`.
+        pos_weight: broadcastable with the input; the weight of `y`.
+
+    Shape:
+        As for `L1Loss`.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.BCEWithLogitsLoss()(jnp.array([0.0, 2.0]), jnp.array([1.0, 0.0])).round(4).item()
+        1.41
+    """
+
+    _function = staticmethod(F.binary_cross_entropy_with_logits)
 
     def __init__(
         self,
         weight: Any = None,
         size_average: bool | None = None,
-        ignore_index: int = -100,
         reduce: bool | None = None,
         reduction: str = "mean",
-        label_smoothing: float = 0.0,
+        pos_weight: Any = None,
     ) -> None:
         super().__init__(weight, size_average, reduce, reduction)
-        self.ignore_index = ignore_index
-        self.label_smoothing = label_smoothing
+        self._register_weights(pos_weight=pos_weight)
 
-    def forward(self, input: Any, target: Any) -> jax.Array:
-        return F.cross_entropy(
-            input,
-            target,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
-        )
+
+class PoissonNLLLoss(_Loss):
+    """The negative log-likelihood of counts under a Poisson distribution, elementwise: `exp(x) − y x`.
+
+    Args:
+        log_input: whether the input is logarithms of the expectations; if not, the loss is `x − y log(x + eps)`.
+        full: add Stirling's approximation of `log(y!)` where y > 1.
+        size_average: as for `L1Loss`.
+        eps: keeps the logarithm finite.
+        reduce, reduction: as for `L1Loss`.
+
+    Shape:
+        As for `L1Loss`.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.PoissonNLLLoss(reduction="none")(jnp.array([0.0, 1.0]), jnp.array([2.0, 2.0])).round(4).tolist()
+        [1.0, 0.7183]
+    """
+
+    _function = staticmethod(F.poisson_nll_loss)
+
+    def __init__(
+        self,
+        log_input: bool = True,
+        full: bool = False,
+        size_average: bool | None = None,
+        eps: float = 1e-8,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.log_input = log_input
+        self.full = full
+        self.eps = eps
+
+    def forward(self, log_input: Any, target: Any) -> jax.Array:  # type: ignore[override]
+        return super().forward(log_input, target)
+
+
+class GaussianNLLLoss(_Loss):
+    """The negative log-likelihood under normal distributions, elementwise: `(log var + (x − y)² / var) / 2`.
+
+    Args:
+        full: add the constant `log(2π) / 2`.
+        eps: the least variance.
+        reduction: none, mean or sum.
+
+    Shape:
+        Input and target (*), and variances of the same shape, or without its last axis, or with one axis of size 1; to
+        () or, for reduction none, (*).
+
+    Raises:
+        ValueError: by forward, where a variance is negative; NaN where it is not known, under a transformation.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.GaussianNLLLoss()(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0]), jnp.ones(2)).item()
+        1.0
+    """
+
+    _function = staticmethod(F.gaussian_nll_loss)
+
+    def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
+        super().__init__(None, None, reduction)
+        self.full = full
+        self.eps = eps
+
+    def forward(self, input: Any, target: Any, var: Any) -> jax.Array:  # type: ignore[override]
+        return type(self)._function(input, target, var, **self._chosen())
+
+
+class KLDivLoss(_Loss):
+    """The Kullback-Leibler divergence of log-probabilities from a target, elementwise: `y (log y − x)`.
+
+    Args:
+        size_average, reduce: as for `L1Loss`.
+        reduction: none, batchmean, mean or sum; batchmean is the divergence of its definition.
+        log_target: whether the target too is log-probabilities.
+
+    Shape:
+        As for `L1Loss`.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.KLDivLoss(reduction="batchmean")(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([[0.5, 0.5]])).round(4).item()
+        0.1438
+    """
+
+    _function = staticmethod(F.kl_div)
+
+    def __init__(
+        self, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean", log_target: bool = False
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.log_target = log_target
+
+
+class HingeEmbeddingLoss(_Loss):
+    """`x` where the target is 1, and `max(0, margin − x)` where it is −1.
+
+    Args:
+        margin: the distance that dissimilar pairs shall have.
+        size_average, reduce, reduction: as for `L1Loss`.
+
+    Shape:
+        As for `L1Loss`.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.HingeEmbeddingLoss(reduction="none")(jnp.array([0.5, 0.25]), jnp.array([1, -1])).tolist()
+        [0.5, 0.75]
+    """
+
+    _function = staticmethod(F.hinge_embedding_loss)
+
+    def __init__(
+        self, margin: float = 1.0, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.margin = margin
+
+
+class MarginRankingLoss(_PairLoss):
+    """`max(0, −y (x1 − x2) + margin)`, elementwise.
+
+    Args:
+        margin: by how much the larger input shall be larger.
+        size_average, reduce, reduction: as for `L1Loss`.
+
+    Shape:
+        Two inputs and a target of (*); to () or, for reduction none, (*).
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.MarginRankingLoss(reduction="none")(jnp.array([1.0, 2.0]), jnp.array([3.0, 1.0]), jnp.array([1, 1])).tolist()
+        [2.0, 0.0]
+    """
+
+    _function = staticmethod(F.margin_ranking_loss)
+
+    def __init__(
+        self, margin: float = 0.0, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.margin = margin
+
+
+class SoftMarginLoss(_Loss):
+    """`log(1 + exp(−y x))`, elementwise.
+
+    Args:
+        size_average, reduce, reduction: as for `L1Loss`.
+
+    Shape:
+        As for `L1Loss`.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.SoftMarginLoss(reduction="none")(jnp.array([0.0, 2.0]), jnp.array([1.0, -1.0])).round(4).tolist()
+        [0.6931, 2.1269]
+    """
+
+    _function = staticmethod(F.soft_margin_loss)
+
+
+class MultiLabelSoftMarginLoss(_WeightedLoss):
+    """The binary cross entropy of logits, averaged over classes: `−mean_c(y log σ(x) + (1 − y) log σ(−x))`.
+
+    Args:
+        weight: (C,), a weight for each class.
+        size_average, reduce, reduction: as for `L1Loss`.
+
+    Shape:
+        Input and target (N, C); to () or, for reduction none, (N,).
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.MultiLabelSoftMarginLoss()(jnp.array([[0.0, 2.0]]), jnp.array([[1.0, 1.0]])).round(4).item()
+        0.41
+    """
+
+    _function = staticmethod(F.multilabel_soft_margin_loss)
+
+
+class MultiMarginLoss(_WeightedLoss):
+    """`Σ_c max(0, margin − x_y + x_c)^p / C` over the classes c other than the target y.
+
+    Args:
+        p: 1 or 2.
+        margin: by how much the score of the target shall be larger than others.
+        weight: (C,), a weight for each class.
+        size_average, reduce, reduction: as for `L1Loss`.
+
+    Shape:
+        Input (N, C) or (C,), and target (N,) or (); to () or, for reduction none, the shape of the target.
+
+    Raises:
+        ValueError: for another p, or a weight of another number of axes.
+        RuntimeError: by forward, where a class index is out of range; NaN where it is not known, under a transformation.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.MultiMarginLoss()(jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([3])).round(4).item()
+        0.325
+    """
+
+    _function = staticmethod(F.multi_margin_loss)
+
+    def __init__(
+        self,
+        p: int = 1,
+        margin: float = 1.0,
+        weight: Any = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(weight, size_average, reduce, reduction)
+        if p not in (1, 2):
+            raise ValueError(f"only p == 1 and p == 2 supported, got {p}")
+        if self.weight is not None and self.weight.ndim != 1:
+            raise ValueError(f"MultiMarginLoss: expected weight to be None or 1D tensor, got {self.weight.ndim}D instead")
+        self.p = p
+        self.margin = margin
+
+
+class MultiLabelMarginLoss(_Loss):
+    """`Σ_y Σ_c max(0, 1 − (x_y − x_c)) / C` over the target classes y, and the classes c that are none of them.
+
+    Args:
+        size_average, reduce, reduction: as for `L1Loss`.
+
+    Shape:
+        Input and target (N, C) or (C,); to () or, for reduction none, (N,) or ().
+
+    Raises:
+        RuntimeError: by forward, where a class index is out of range; NaN where it is not known, under a transformation.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.MultiLabelMarginLoss()(jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([[3, 0, -1, 1]])).round(4).item()
+        0.85
+    """
+
+    _function = staticmethod(F.multilabel_margin_loss)
+
+
+class CosineEmbeddingLoss(_PairLoss):
+    """`1 − cos(x1, x2)` where the target is 1, and `max(0, cos(x1, x2) − margin)` where it is −1.
+
+    Args:
+        margin: from −1 to 1.
+        size_average, reduce, reduction: as for `L1Loss`.
+
+    Shape:
+        Two inputs (N, D) or (D,), and a target (N,) or (); to () or, for reduction none, the shape of the target.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.CosineEmbeddingLoss()(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]]), jnp.array([1])).round(4).item()
+        0.2929
+    """
+
+    _function = staticmethod(F.cosine_embedding_loss)
+
+    def __init__(
+        self, margin: float = 0.0, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.margin = margin
+
+
+def _check_margin(layer: str, margin: float) -> None:
+    if margin <= 0:
+        raise ValueError(f"{layer}: expected margin to be greater than 0, got {margin} instead")
+
+
+class TripletMarginLoss(_TripletLoss):
+    """`max(0, margin + d(anchor, positive) − d(anchor, negative))` with the p-norm distance d.
+
+    Args:
+        margin: by how much the negative shall be farther.
+        p, eps: as for `PairwiseDistance`.
+        swap: take the distance of positive and negative where that is less than the one of anchor and negative.
+        size_average, reduce, reduction: as for `L1Loss`.
+
+    Shape:
+        Three of (N, D) or (D,); to () or, for reduction none, (N,) or ().
+
+    Raises:
+        ValueError: where the margin is not positive.
+
+    References:
+        Balntas et al., Learning shallow convolutional feature descriptors with triplet losses,
+        https://bmva-archive.org.uk/bmvc/2016/papers/paper119/index.html
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.TripletMarginLoss()(jnp.array([[0.0]]), jnp.array([[1.0]]), jnp.array([[-1.5]])).round(3).item()
+        0.5
+    """
+
+    _function = staticmethod(F.triplet_margin_loss)
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        p: float = 2.0,
+        eps: float = 1e-6,
+        swap: bool = False,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        _check_margin("TripletMarginLoss", margin)
+        self.margin = margin
+        self.p = p
+        self.eps = eps
+        self.swap = swap
+
+
+class TripletMarginWithDistanceLoss(_TripletLoss):
+    """`max(0, margin + d(anchor, positive) − d(anchor, negative))` with any distance d.
+
+    Args:
+        distance_function: of two arrays, a function or a layer; `PairwiseDistance()` by default.
+        margin, swap: as for `TripletMarginLoss`.
+        reduction: none, mean or sum.
+
+    Shape:
+        Three of (N, *); to () or, for reduction none, the shape of the distances.
+
+    Raises:
+        ValueError: where the margin is not positive.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> loss = nn.TripletMarginWithDistanceLoss(distance_function=lambda a, b: abs(a - b).max(-1))
+        >>> loss(jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.full((1, 2), 1.5)).item()
+        0.5
+    """
+
+    _function = staticmethod(F.triplet_margin_with_distance_loss)
+
+    def __init__(
+        self,
+        *,
+        distance_function: Callable[[Any, Any], Any] | None = None,
+        margin: float = 1.0,
+        swap: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(None, None, reduction)
+        _check_margin("TripletMarginWithDistanceLoss", margin)
+        self.distance_function = PairwiseDistance() if distance_function is None else distance_function
+        self.margin = margin
+        self.swap = swap
