@@ -26,6 +26,8 @@ from fnn.functional.linear import *
 from fnn.functional.linear import __all__ as _linear
 from fnn.functional.loss import *
 from fnn.functional.loss import __all__ as _loss
+from fnn.functional.margin import *
+from fnn.functional.margin import __all__ as _margin
 from fnn.functional.normalization import *
 from fnn.functional.normalization import __all__ as _normalization
 from fnn.functional.padding import *
@@ -51,6 +53,7 @@ __all__ = [
     *_instancenorm,
     *_linear,
     *_loss,
+    *_margin,
     *_normalization,
     *_padding,
     *_pooling,

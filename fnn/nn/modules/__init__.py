@@ -28,6 +28,8 @@ from fnn.nn.modules.linear import *
 from fnn.nn.modules.linear import __all__ as _linear
 from fnn.nn.modules.loss import *
 from fnn.nn.modules.loss import __all__ as _loss
+from fnn.nn.modules.margin import *
+from fnn.nn.modules.margin import __all__ as _margin
 from fnn.nn.modules.module import *
 from fnn.nn.modules.module import __all__ as _module
 from fnn.nn.modules.normalization import *
@@ -52,6 +54,7 @@ __all__ = [
     *_instancenorm,
     *_linear,
     *_loss,
+    *_margin,
     *_module,
     *_normalization,
     *_pooling,
