@@ -64,17 +64,6 @@ def checks() -> dict[str, Callable[[Any], str]]:
     return {"samples": check, "transformations": check_transformations, "dtypes": check_dtypes}
 
 
-def measured(entry: str, measure: str) -> list[Any]:
-    """The cases of an entry: all, or for the slower measures the samples at a third, at two thirds, and the last."""
-    from conformance.cases import cases
-
-    every = list(cases(entry))
-    if measure == "samples":
-        return every
-    samples = [case for case in every if not case.refused]
-    return [samples[i] for i in sorted({len(samples) // 3, 2 * len(samples) // 3, len(samples) - 1})] if samples else []
-
-
 def run_one(name: str, measure: str) -> int:
     """Runs one case and shows what happens."""
     from conformance.cases import cases
@@ -93,6 +82,7 @@ def run_one(name: str, measure: str) -> int:
 def work(entry: str, options: argparse.Namespace) -> None:
     """Runs the cases of an entry that have no result yet, and writes a line before and after each."""
     import jax
+    from conformance.cases import cases, few
     from conformance.check import Mismatch
 
     jax.config.update("jax_platforms", "cpu")
@@ -100,7 +90,7 @@ def work(entry: str, options: argparse.Namespace) -> None:
     path = options.folder / f"{entry}.jsonl"
     done = {line["case"] for line in lines(path)}
     with path.open("a") as out:
-        for case in measured(entry, options.measure):
+        for case in cases(entry) if options.measure == "samples" else few(entry):
             if case.name in done:
                 continue
             note(out, case.name, "running", "")

@@ -107,6 +107,12 @@ def cases(entry: str) -> Iterator[Case]:
             yield from (_of_function if entry.startswith("nn.functional.") else _of_layer)(entry, given)
 
 
+def few(entry: str) -> list[Case]:
+    """Three samples of an entry: at a third, at two thirds, and the last."""
+    samples = [case for case in cases(entry) if not case.refused]
+    return [samples[i] for i in sorted({len(samples) // 3, 2 * len(samples) // 3, len(samples) - 1})] if samples else []
+
+
 def _of_own(entry: str, samples: list[Any]) -> Iterator[Case]:
     for number, sample in enumerate(samples):
         if isinstance(sample, tuple):

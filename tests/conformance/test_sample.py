@@ -1,18 +1,25 @@
-"""Each entry of PyTorch's test databases with one sample and one error input, other ones each day."""
+"""PyTorch's test databases, a part of them other ones each day: `python -m conformance` runs them whole."""
 
 import datetime
 
 import pytest
-from conformance.cases import cases, entries
-from conformance.check import check
+from conformance.cases import cases, entries, few
+from conformance.check import check, check_dtypes, check_transformations
 
 DAY = datetime.datetime.now(datetime.UTC).toordinal()
 
 
 @pytest.mark.parametrize("entry", entries())
-def test_the_sample_of_the_day(entry):
+def test_a_sample_and_an_error_input(entry):
     every = list(cases(entry))
     for chosen in ([case for case in every if not case.refused], [case for case in every if case.refused]):
         if chosen:
             case = chosen[DAY * 7919 % len(chosen)]
             assert check(case).startswith(("passed", "refused")), f"python -m conformance {case.name}"
+
+
+@pytest.mark.parametrize("measure", [check_transformations, check_dtypes])
+@pytest.mark.parametrize("entry", list(entries())[DAY % 16 :: 16])
+def test_transformations_and_dtypes(entry, measure):
+    case = few(entry)[DAY % len(few(entry))]
+    assert measure(case).startswith("passed"), f"python -m conformance {case.name}"
