@@ -8,6 +8,8 @@ from fnn.functional.activation import *
 from fnn.functional.activation import __all__ as _activation
 from fnn.functional.batchnorm import *
 from fnn.functional.batchnorm import __all__ as _batchnorm
+from fnn.functional.channelshuffle import *
+from fnn.functional.channelshuffle import __all__ as _channelshuffle
 from fnn.functional.conv import *
 from fnn.functional.conv import __all__ as _conv
 from fnn.functional.cross_entropy import *
@@ -32,6 +34,8 @@ from fnn.functional.normalization import *
 from fnn.functional.normalization import __all__ as _normalization
 from fnn.functional.padding import *
 from fnn.functional.padding import __all__ as _padding
+from fnn.functional.pixelshuffle import *
+from fnn.functional.pixelshuffle import __all__ as _pixelshuffle
 from fnn.functional.pooling import *
 from fnn.functional.pooling import __all__ as _pooling
 from fnn.functional.sparse import *
@@ -44,6 +48,7 @@ from fnn.functional.vision import __all__ as _vision
 __all__ = [
     *_activation,
     *_batchnorm,
+    *_channelshuffle,
     *_conv,
     *_cross_entropy,
     *_ctc,
@@ -56,6 +61,7 @@ __all__ = [
     *_margin,
     *_normalization,
     *_padding,
+    *_pixelshuffle,
     *_pooling,
     *_sparse,
     *_upsampling,

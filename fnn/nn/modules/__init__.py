@@ -6,6 +6,8 @@ from fnn.nn.modules.adaptive import *
 from fnn.nn.modules.adaptive import __all__ as _adaptive
 from fnn.nn.modules.batchnorm import *
 from fnn.nn.modules.batchnorm import __all__ as _batchnorm
+from fnn.nn.modules.channelshuffle import *
+from fnn.nn.modules.channelshuffle import __all__ as _channelshuffle
 from fnn.nn.modules.container import *
 from fnn.nn.modules.container import __all__ as _container
 from fnn.nn.modules.conv import *
@@ -34,15 +36,22 @@ from fnn.nn.modules.module import *
 from fnn.nn.modules.module import __all__ as _module
 from fnn.nn.modules.normalization import *
 from fnn.nn.modules.normalization import __all__ as _normalization
+from fnn.nn.modules.padding import *
+from fnn.nn.modules.padding import __all__ as _padding
+from fnn.nn.modules.pixelshuffle import *
+from fnn.nn.modules.pixelshuffle import __all__ as _pixelshuffle
 from fnn.nn.modules.pooling import *
 from fnn.nn.modules.pooling import __all__ as _pooling
 from fnn.nn.modules.sparse import *
 from fnn.nn.modules.sparse import __all__ as _sparse
+from fnn.nn.modules.upsampling import *
+from fnn.nn.modules.upsampling import __all__ as _upsampling
 
 __all__ = [
     *_activation,
     *_adaptive,
     *_batchnorm,
+    *_channelshuffle,
     *_container,
     *_conv,
     *_cross_entropy,
@@ -57,6 +66,9 @@ __all__ = [
     *_margin,
     *_module,
     *_normalization,
+    *_padding,
+    *_pixelshuffle,
     *_pooling,
     *_sparse,
+    *_upsampling,
 ]
