@@ -15,9 +15,15 @@ from fnn.functional.checks import accumulating, array, axis, promoted
 __all__ = ["cosine_similarity", "pairwise_distance", "pdist"]
 
 
+def absolute(x: jax.Array) -> jax.Array:
+    """`|x|`, with torch's gradient where it has no sign: 0. That of `jnp.abs` at 0 is 1."""
+    size = jnp.abs(x)
+    return jnp.where((x == 0) | jnp.isnan(x), lax.stop_gradient(size), size)
+
+
 def vector_norm(x: jax.Array, p: float, axis: int, keepdims: bool = False) -> jax.Array:
     """`(Σ |x|^p)^(1/p)` along an axis, with a zero gradient where it is zero."""
-    size = jnp.abs(x)
+    size = absolute(x)
     if p == 0:
         return (x != 0).astype(size.dtype).sum(axis, keepdims=keepdims)
     if p == 1:
@@ -147,5 +153,5 @@ def pdist(input: Any, p: float = 2) -> jax.Array:
         return jnp.zeros(len(pairs[0]), x.dtype)
     # All N² distances reduce without a temporary; rows gathered for each pair would be one.
     difference = rows[:, None] - rows[None]
-    distances = _largest(jnp.abs(difference)) if p == math.inf else vector_norm(difference, p, -1)
+    distances = _largest(absolute(difference)) if p == math.inf else vector_norm(difference, p, -1)
     return distances[pairs].astype(x.dtype)

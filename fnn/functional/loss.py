@@ -13,7 +13,7 @@ import numpy as np
 from jax.scipy.special import xlogy
 
 from fnn.functional.checks import accumulating, array, broadcast, floating, known, promoted, same_dtype
-from fnn.functional.distance import floored
+from fnn.functional.distance import absolute, floored
 
 __all__ = [
     "binary_cross_entropy",
@@ -103,9 +103,9 @@ def _of_difference(
 
 
 def _smooth(difference: jax.Array, beta: float) -> jax.Array:
-    size = jnp.abs(difference)
-    near = size < beta
-    return jnp.where(near, 0.5 * jnp.square(jnp.where(near, size, 0)) / beta, size - 0.5 * beta)
+    size = absolute(difference)
+    near = ~(size >= beta)
+    return jnp.where(near, 0.5 * jnp.square(jnp.where(near, difference, 0)) / beta, size - 0.5 * beta)
 
 
 def l1_loss(
@@ -139,7 +139,7 @@ def l1_loss(
     """
     reduction = reduction_of(size_average, reduce, reduction)
     no_bool("l1_loss", array(input, "input"), array(target, "target"))
-    loss, dtype = _of_difference("l1_loss", jnp.abs, input, target, reduction, weight, share=True)
+    loss, dtype = _of_difference("l1_loss", absolute, input, target, reduction, weight, share=True)
     return loss.astype(jnp.finfo(dtype).dtype if jnp.issubdtype(dtype, jnp.complexfloating) else dtype)
 
 
@@ -202,7 +202,7 @@ def smooth_l1_loss(
         raise RuntimeError(f"smooth_l1_loss does not support negative values for beta, got {beta}")
     floating("smooth_l1_loss", jnp.promote_types(array(input, "input").dtype, array(target, "target").dtype))
     loss, dtype = _of_difference(
-        "smooth_l1_loss", lambda d: _smooth(d, beta) if beta else jnp.abs(d), input, target, reduction, None, share=False
+        "smooth_l1_loss", lambda d: _smooth(d, beta) if beta else absolute(d), input, target, reduction, None, share=False
     )
     return loss.astype(dtype)
 

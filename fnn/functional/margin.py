@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -338,16 +339,28 @@ def cosine_embedding_loss(
 
 
 def _triplet(
-    distance: Callable[[Any, Any], Any], anchor: Any, positive: Any, negative: Any, margin: float, swap: bool, reduction: str
+    distance: Callable[[Any, Any], Any] | None,
+    anchor: Any,
+    positive: Any,
+    negative: Any,
+    margin: float,
+    swap: bool,
+    reduction: str,
+    power: float = 2,
+    eps: float = 1e-6,
 ) -> jax.Array:
     if margin <= 0:
         raise ValueError(f"margin must be greater than 0, got {margin}")
-    axes = [array(a, name).ndim for a, name in ((anchor, "anchor"), (positive, "positive"), (negative, "negative"))]
-    if len(set(axes)) > 1:
+    a, p, n = array(anchor, "anchor"), array(positive, "positive"), array(negative, "negative")
+    if not a.ndim == p.ndim == n.ndim:
         raise RuntimeError(
             "The anchor, positive, and negative tensors are expected to have the same number of dimensions, but got: anchor "
-            f"{axes[0]}D, positive {axes[1]}D, and negative {axes[2]}D inputs"
+            f"{a.ndim}D, positive {p.ndim}D, and negative {n.ndim}D inputs"
         )
+    if distance is None:
+        broadcast("triplet_margin_loss", a.shape, p.shape)
+        broadcast("triplet_margin_loss", a.shape, n.shape)
+        distance = functools.partial(pairwise_distance, p=power, eps=eps)
     near, far = distance(anchor, positive), distance(anchor, negative)
     if swap:
         far = jnp.minimum(far, distance(positive, negative))
@@ -390,7 +403,7 @@ def triplet_margin_loss(
         0.5
     """
     reduction = reduction_of(size_average, reduce, reduction)
-    return _triplet(lambda a, b: pairwise_distance(a, b, p, eps), anchor, positive, negative, margin, swap, reduction)
+    return _triplet(None, anchor, positive, negative, margin, swap, reduction, p, eps)
 
 
 def triplet_margin_with_distance_loss(
@@ -424,4 +437,4 @@ def triplet_margin_with_distance_loss(
         0.5
     """
     reduction = reduction_of(None, None, reduction)
-    return _triplet(distance_function or pairwise_distance, anchor, positive, negative, margin, swap, reduction)
+    return _triplet(distance_function, anchor, positive, negative, margin, swap, reduction)
