@@ -90,6 +90,8 @@ def integer(value: Any, name: str) -> int:
         TypeError: where it is not a whole number.
     """
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return operator.index(value)
     except TypeError:
         raise TypeError(f"argument '{name}' must be int or a tuple of ints, got {value!r}") from None

@@ -38,6 +38,10 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
         [[3.0, 2.0, 1.0, 2.0, 3.0, 2.0]]
     """
     x = array(input, "input")
+    if not isinstance(pad, (tuple, list)):
+        raise TypeError(f"argument 'pad' must be a tuple of ints, not {type(pad).__name__}")
+    if not isinstance(mode, str):
+        raise TypeError(f"argument 'mode' must be str, not {type(mode).__name__}")
     amounts = [integer(p, "pad") for p in pad]
     if len(amounts) % 2:
         raise RuntimeError(f"Padding length must be divisible by 2, got {tuple(amounts)}")
@@ -56,15 +60,43 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
             raise NotImplementedError(
                 f"Only 2D, 3D, 4D, 5D padding with non-constant padding are supported, got pads {tuple(amounts)} for {x.shape}"
             )
+        _check_lead(x, axes, mode)
     for axis in range(x.ndim - axes, x.ndim):
         _check(x.shape, axis, widths[axis], mode)
     if mode == "constant":
-        fill = jnp.asarray(0 if value is None else value, x.dtype)
-        return jax.lax.pad(x, fill, [(before, after, 0) for before, after in widths])
+        return jax.lax.pad(x, _fill(0 if value is None else value, x.dtype), [(before, after, 0) for before, after in widths])
     more, less = [(max(b, 0), max(a, 0)) for b, a in widths], [(min(b, 0), min(a, 0)) for b, a in widths]
     if mode == "circular":
         return jnp.pad(_cut(x, less), more, mode="wrap")
     return _cut(jnp.pad(x, more, mode=_MODES[mode]), less)
+
+
+def _fill(value: Any, dtype: Any) -> jax.Array:
+    """What constant pads with, in the input's dtype, which must hold it."""
+    if isinstance(value, jax.core.Tracer):
+        return value.astype(dtype)
+    if isinstance(value, (str, complex)):
+        raise TypeError(f"argument 'value' must be float, not {type(value).__name__}")
+    number = float(value)
+    whole = jnp.issubdtype(dtype, jnp.integer)
+    if whole or jnp.issubdtype(dtype, jnp.floating):
+        limits = jnp.iinfo(dtype) if whole else jnp.finfo(dtype)
+        if not (limits.min <= number <= limits.max or (not whole and not math.isfinite(number))):
+            raise RuntimeError(f"value {value} cannot be converted to type {dtype.name} without overflow")
+    return jnp.asarray(int(number) if whole else number, dtype)
+
+
+def _check_lead(x: jax.Array, axes: int, mode: str) -> None:
+    """Raises where torch's kernels of reflect and replicate, unlike circular's, refuse the input."""
+    if mode == "circular":
+        return
+    if x.dtype == bool:
+        raise NotImplementedError(f"padding mode {mode!r} is not implemented for bool")
+    if not x.shape[x.ndim - axes - 1]:
+        raise RuntimeError(
+            f"Expected {axes + 1}D or {axes + 2}D (batch mode) tensor with possibly 0 batch size and other non-zero dimensions "
+            f"for input, but got: {list(x.shape)}"
+        )
 
 
 def _check(shape: tuple[int, ...], axis: int, width: tuple[int, int], mode: str) -> None:

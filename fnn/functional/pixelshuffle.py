@@ -85,6 +85,8 @@ def pixel_unshuffle(input: Any, downscale_factor: int) -> jax.Array:
                 f"pixel_unshuffle expects {name} to be divisible by downscale_factor, but input.size({place})={size} is not "
                 f"divisible by {r}"
             )
+    if not x.size:
+        return x  # as torch, which leaves even the shape of an empty picture
     n = len(lead)
     split = x.reshape(*lead, channels, height // r, r, width // r, r)
     moved = split.transpose(*range(n), n, n + 2, n + 4, n + 1, n + 3)

@@ -26,8 +26,8 @@ _ANTIALIASED = ("bilinear", "bicubic", "lanczos")
 class _Taps(NamedTuple):
     """Which elements of an axis are summed for each place of the output: (taps, out); no weights for a copy."""
 
-    index: np.ndarray
-    weight: np.ndarray | None
+    indices: np.ndarray
+    weights: np.ndarray | None
 
 
 class _Axis(NamedTuple):
@@ -68,6 +68,7 @@ def _floor(source: np.ndarray) -> np.ndarray:
 
 def _nearest(axis: _Axis, exact: bool, small: bool) -> _Taps:
     i = np.arange(axis.out)
+    source: np.ndarray
     if small and exact:
         source = ((i + 0.5) * np.float64(axis.scale)).astype(np.float32)
     elif small and axis.out in (axis.size, 2 * axis.size):
@@ -159,14 +160,14 @@ def _along(weight: np.ndarray, axis: int, ndim: int) -> np.ndarray:
 
 
 def _sum(x: jax.Array, axis: int, taps: _Taps) -> jax.Array:
-    count, out = taps.index.shape
-    if taps.weight is None:
-        return _take(x, axis, taps.index[0])
-    weight = taps.weight.astype(x.dtype)
+    count, out = taps.indices.shape
+    if taps.weights is None:
+        return _take(x, axis, taps.indices[0])
+    weight = taps.weights.astype(x.dtype)
     if count <= 4:
-        parts = [_take(x, axis, index) * _along(w, axis, x.ndim) for index, w in zip(taps.index, weight, strict=True)]
+        parts = [_take(x, axis, index) * _along(w, axis, x.ndim) for index, w in zip(taps.indices, weight, strict=True)]
         return sum(parts[1:], parts[0])
-    elements = _take(x, axis, taps.index.reshape(-1))
+    elements = _take(x, axis, taps.indices.reshape(-1))
     elements = elements.reshape(*x.shape[:axis], count, out, *x.shape[axis + 1 :])
     spread = weight.reshape(*[1] * axis, count, out, *[1] * (x.ndim - axis - 1))
     # A weight of 0 stands for no tap at all, also where the element is not finite.
@@ -179,12 +180,12 @@ def _resample(x: jax.Array, axis: int, taps: _Taps) -> jax.Array:
     The sum itself is of the taps alone, since a product would spread what is not finite. But the transpose of taking
     elements is a scatter, 5 to 20 times slower on the CPU than the product unless the axis is long.
     """
-    (count, out), size = taps.index.shape, x.shape[axis]
-    regular = taps.weight is None and (out % size == 0 or size % out == 0)
+    (count, out), size = taps.indices.shape, x.shape[axis]
+    regular = taps.weights is None and (out % size == 0 or size % out == 0)
     if regular or size > 256 * count or not jnp.issubdtype(x.dtype, jnp.floating):
         return _sum(x, axis, taps)
     matrix = np.zeros((size, out), x.dtype)
-    np.add.at(matrix, (taps.index, np.arange(out)), 1 if taps.weight is None else taps.weight)
+    np.add.at(matrix, (taps.indices, np.arange(out)), 1 if taps.weights is None else taps.weights)
 
     def product(t: jax.Array) -> jax.Array:
         y = lax.dot_general(t, matrix, (((axis,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
@@ -197,7 +198,7 @@ def _resample(x: jax.Array, axis: int, taps: _Taps) -> jax.Array:
 
 def _resample_bytes(x: jax.Array, axis: int, taps: _Taps) -> jax.Array:
     """The sum of taps of uint8 as torch computes it: with weights of 16 bits, and rounded to uint8."""
-    index, weight = taps.index, np.array(taps.weight, np.float64)
+    index, weight = taps.indices, np.array(taps.weights, np.float64)
     for t in range(len(weight) - 1, 0, -1):
         same = index[t] == index[t - 1]
         weight[t - 1] += np.where(same, weight[t], 0)

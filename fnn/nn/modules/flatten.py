@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnn.functional.checks import axis
+from fnn.functional.checks import array, axis, integer
 from fnn.nn.modules.module import Module
 
-__all__ = ["Flatten"]
+__all__ = ["Flatten", "Unflatten"]
 
 
 class Flatten(Module):
@@ -49,3 +49,57 @@ class Flatten(Module):
 
     def extra_repr(self) -> str:
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+
+
+class Unflatten(Module):
+    """Splits an axis into several; undoes Flatten.
+
+    Args:
+        dim: the axis.
+        unflattened_size: their sizes, of which one may be −1, for what the others leave.
+
+    Shape:
+        (*, ∏ S, *) to (*, S_1, ..., S_n, *).
+
+    Raises:
+        TypeError: where the sizes are not a tuple or list of integers.
+        IndexError: by forward, where the input has no such axis.
+        RuntimeError: by forward, where the sizes do not multiply up to that of the axis.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> nn.Unflatten(1, (2, 5, 5))(jnp.ones((2, 50))).shape
+        (2, 2, 5, 5)
+    """
+
+    def __init__(self, dim: int, unflattened_size: Any) -> None:
+        super().__init__()
+        if not isinstance(unflattened_size, (tuple, list)):
+            raise TypeError(f"unflattened_size must be a tuple of ints, but found type {type(unflattened_size).__name__}")
+        for i, size in enumerate(unflattened_size):
+            if not isinstance(size, int):
+                raise TypeError(
+                    f"unflattened_size must be tuple of ints, but found element of type {type(size).__name__} at pos {i}"
+                )
+        self.dim = dim
+        self.unflattened_size = unflattened_size
+
+    def forward(self, input: Any) -> jax.Array:
+        x = array(input, "input")
+        place, sizes = axis(self.dim, x.ndim), [integer(size, "sizes") for size in self.unflattened_size]
+        whole = x.shape[place] if x.ndim else 1
+        if not sizes:
+            raise RuntimeError("unflatten: sizes must be non-empty")
+        known = math.prod(size for size in sizes if size != -1)
+        inferred = sizes.count(-1)
+        if inferred > 1 or min(sizes) < -1 or not x.ndim:
+            raise RuntimeError(f"unflatten: cannot split a dim of a tensor of shape {list(x.shape)} into sizes {sizes}")
+        if (whole % known if inferred and known else whole != known) or (inferred and not known):
+            raise RuntimeError(
+                f"unflatten: Provided sizes {sizes} don't multiply up to the size of dim {place} ({whole}) in the input tensor"
+            )
+        split = [whole // known if size == -1 else size for size in sizes]
+        return x.reshape(*x.shape[:place], *split, *x.shape[place + 1 :])
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
