@@ -1,6 +1,6 @@
 """PyTorch's own test databases, `op_db` and `module_db`, as cases: a call for torch, and the same call for fnn.
 
-What they lack is in `own.py`.
+With them the larger reference inputs of some operators, the older list of `common_nn`, and in `own.py` what they all lack.
 
 A case is named `entry#number`, such as `nn.functional.pad.constant#12` or `Conv2d#3`; error inputs `entry!number`.
 """
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from conformance import own
+from torch.testing._internal import common_nn
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
 from torch.utils import _pytree as pytree
@@ -79,17 +80,33 @@ def layers() -> dict[str, Any]:
     return {m.module_cls.__name__: m for m in module_db if not SEQUENCE.search(m.module_cls.__name__)}
 
 
+def older() -> dict[str, list[Any]]:
+    """The entries of `common_nn` that say by name what they call: samples by class or function."""
+    found: dict[str, list[Any]] = {}
+    for test in [*common_nn.module_tests, *common_nn.get_new_module_tests(), *common_nn.criterion_tests]:
+        name, options = test.get("module_name"), {}
+        if name is None and (forward := getattr(test.get("constructor"), "forward", None)) is not None:
+            inside = dict(zip(forward.__code__.co_freevars, [cell.cell_contents for cell in forward.__closure__], strict=True))
+            function, options = inside["fn"], inside["kwargs"]
+            name = f"nn.functional.{function.__name__}" if hasattr(fnn.functional, function.__name__) else None
+        if name is not None and not SEQUENCE.search(name):
+            found.setdefault(f"{name}.common_nn", []).append((test, options))
+    return found
+
+
 @cache
 def entries() -> dict[str, Any]:
     """All entries, by name."""
     of_own: dict[str, Any] = {f"nn.functional.{name}": samples for name, samples in own.functions().items()}
-    return functions() | layers() | of_own | own.layers()
+    found = functions()
+    larger = {f"{name}.reference": op for name, op in found.items() if op.reference_inputs_func is not None}
+    return found | larger | layers() | older() | of_own | own.layers()
 
 
 def family(entry: str) -> str:
     """The file of fnn that the entry is in."""
     is_function = entry.startswith("nn.functional.")
-    name = entry.removeprefix("nn.functional.").split(".")[0] if is_function else entry
+    name = entry.removeprefix("nn.functional.").split(".")[0]
     found = getattr(fnn.functional if is_function else fnn.nn, name, None)
     return "missing" if found is None else f"{'functional' if is_function else 'modules'}/{found.__module__.split('.')[-1]}"
 
@@ -101,7 +118,9 @@ def cases(entry: str) -> Iterator[Case]:
     given = entries()[entry]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if isinstance(given, list):
+        if entry.endswith(".common_nn"):
+            yield from _of_older(entry, given)
+        elif isinstance(given, list):
             yield from _of_own(entry, given)
         else:
             yield from (_of_function if entry.startswith("nn.functional.") else _of_layer)(entry, given)
@@ -124,15 +143,31 @@ def _of_own(entry: str, samples: list[Any]) -> Iterator[Case]:
             yield Case(entry, number, Call(getattr(torch.nn.functional, name), name, sample.args, sample.kwargs))
 
 
+def _of_older(entry: str, tests: list[Any]) -> Iterator[Case]:
+    name = entry.removeprefix("nn.functional.").split(".")[0]
+    for number, (test, options) in enumerate(tests):
+        args = [test["input_fn"]() if "input_fn" in test else torch.randn(test["input_size"])]
+        if "target_fn" in test or "target_size" in test:
+            args.append(test["target_fn"]() if "target_fn" in test else torch.randn(test["target_size"]))
+        inputs = tuple(x.requires_grad_() if x.is_floating_point() else x for x in pytree.tree_leaves(args))
+        if entry.startswith("nn.functional."):
+            yield Case(entry, number, Call(getattr(torch.nn.functional, name), name, inputs, options))
+        else:
+            constructor = (tuple(test.get("constructor_args", ())), {})
+            yield Case(entry, number, Call(getattr(torch.nn, name), name, inputs, {}, constructor))
+
+
 def _of_function(entry: str, op: Any) -> Iterator[Case]:
     name = op.name.removeprefix("nn.functional.")
     # the database's own wrappers of random functions set a seed
     function = op.op if name in TABLE_FIRST else getattr(torch.nn.functional, name)
     dtypes = op.supported_dtypes("cpu")
     dtype = next(d for d in (torch.float32, torch.complex64, torch.int64) if d in dtypes)
-    for number, sample in enumerate(op.sample_inputs("cpu", dtype, requires_grad=dtype.is_floating_point or dtype.is_complex)):
+    reference = entry.endswith(".reference")
+    samples = op.reference_inputs if reference else op.sample_inputs
+    for number, sample in enumerate(samples("cpu", dtype, requires_grad=dtype.is_floating_point or dtype.is_complex)):
         yield Case(entry, number, Call(function, name, (sample.input, *sample.args), sample.kwargs))
-    for number, error in enumerate(op.error_inputs("cpu") if op.error_inputs_func else ()):
+    for number, error in enumerate(op.error_inputs("cpu") if op.error_inputs_func and not reference else ()):
         sample = error.sample_input
         yield Case(entry, number, Call(function, name, (sample.input, *sample.args), sample.kwargs), _types(error.error_type))
 
