@@ -61,16 +61,15 @@ def _conv(
             f"groups={groups}"
         )
     into, out = (w.shape[0], w.shape[1] * groups) if transposed else (w.shape[1] * groups, w.shape[0])
-    unbatched = x.ndim == n + 1
-    x = x[None] if unbatched else x
-    if x.shape[1] != into:
+    batch, channels, *space = x.shape if x.ndim == n + 2 else (1, *x.shape)
+    if channels != into:
         raise RuntimeError(
             f"{name}: Given groups={groups}, weight of size {list(w.shape)}, expected input{list(x.shape)} to have {into} "
-            f"channels, but got {x.shape[1]} channels instead"
+            f"channels, but got {channels} channels instead"
         )
     if b is not None and b.shape != (out,):
         raise RuntimeError(f"{name}: expected a bias of shape ({out},), got {b.shape}")
-    if 0 in x.shape[2:] and 0 not in x.shape[:2]:
+    if 0 in space and batch and channels:
         raise RuntimeError(f"{name}: only zero batch or zero channel inputs are supported, but got shape {list(x.shape)}")
     spans = [d * (k - 1) + 1 for k, d in zip(w.shape[2:], dilations, strict=True)]
     pads = _pads(n, padding, strides, spans, named=not transposed)
@@ -83,23 +82,25 @@ def _conv(
             )
         # Every place of the input is a place of a plain convolution's output; their distance is its stride.
         pads = [(span - 1 - p, span - 1 - p + e) for span, (p, _), e in zip(spans, pads, extra, strict=True)]
-        w = w.reshape(groups, into // groups, out // groups, *w.shape[2:]).swapaxes(1, 2)
-        w = lax.rev(w.reshape(out, into // groups, *w.shape[3:]), range(2, n + 2))
     steps, spread = ((1,) * n, strides) if transposed else (strides, (1,) * n)
-    padded = [(size - 1) * s + 1 + sum(pad) for size, s, pad in zip(x.shape[2:], spread, pads, strict=True)]
+    padded = [(size - 1) * s + 1 + sum(pad) for size, s, pad in zip(space, spread, pads, strict=True)]
     # A transposed convolution may come out empty, as a place where the padding takes all.
     if any(size < span - transposed for size, span in zip(padded, spans, strict=True)):
         raise RuntimeError(
             f"{name}: Calculated padded input size per channel: {tuple(padded)}. Kernel size: {tuple(spans)}. Kernel size "
             "can't be greater than actual input size"
         )
+    if transposed:
+        w = w.reshape(groups, into // groups, out // groups, *w.shape[2:]).swapaxes(1, 2)
+        w = lax.rev(w.reshape(out, into // groups, *w.shape[3:]), range(2, n + 2))
     if x.size:
-        y = lax.conv_general_dilated(x, w, steps, pads, spread, dilations, feature_group_count=groups)
+        y = x.reshape(batch, channels, *space)
+        y = lax.conv_general_dilated(y, w, steps, pads, spread, dilations, feature_group_count=groups)
         y = y if b is None else y + b.reshape(-1, *[1] * n)
     else:  # of no channels torch makes none
         space = [(size - span) // s + 1 for size, span, s in zip(padded, spans, steps, strict=True)]
-        y = jnp.zeros((x.shape[0], out if x.shape[1] else 0, *space), x.dtype)
-    return y[0] if unbatched else y
+        y = jnp.zeros((batch, out if channels else 0, *space), x.dtype)
+    return y if x.ndim == n + 2 else y.reshape(y.shape[1:])
 
 
 def _convolvable(name: str, x: jax.Array, *refused: Any) -> None:
