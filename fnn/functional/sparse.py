@@ -29,6 +29,11 @@ def _derived_jvp(primals: Any, tangents: Any) -> Any:
     return value, tangents[1] * share
 
 
+def _undrawn(weight: Any) -> Any:
+    """The table, for a look at its shape and dtype before a Parameter draws its value."""
+    return weight if isinstance(weight, Cell) else array(weight, "weight")
+
+
 def _outside(function: str, index: jax.Array, rows: int, error: type[Exception]) -> None:
     """Raises where an index is known, and out of range."""
     values = known(index)
@@ -89,7 +94,7 @@ def embedding(
         >>> embedding(jnp.array([1, 0]), jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
         [[3.0, 4.0], [1.0, 2.0]]
     """
-    index, table = array(input, "input"), array(weight, "weight")
+    index, table = array(input, "input"), _undrawn(weight)
     if index.dtype not in (jnp.int32, jnp.int64):
         raise RuntimeError(
             f"Expected tensor for argument 'indices' to have one of the dtypes int64 and int32, but got {index.dtype.name}"
@@ -102,6 +107,7 @@ def embedding(
         if not -rows <= padding_idx < max(rows, 1):
             raise AssertionError(f"Padding_idx must be within num_embeddings, got {padding_idx} for {rows} rows")
         padding_idx += rows if padding_idx < 0 else 0
+    table = array(weight, "weight")
     index = jnp.where(index < 0, rows, index)  # a negative index would count from the end
     if max_norm is not None:
         table = _shrunk(weight, table, index, max_norm, norm_type)
@@ -206,7 +212,7 @@ def embedding_bag(
         >>> embedding_bag(jnp.array([0, 1, 2]), table, offsets=jnp.array([0, 2]), mode="sum").tolist()
         [[4.0, 6.0], [5.0, 6.0]]
     """
-    index, table = array(input, "input"), array(weight, "weight")
+    index, table = array(input, "input"), _undrawn(weight)
     scales = None if per_sample_weights is None else array(per_sample_weights, "per_sample_weights")
     starts = None if offsets is None else array(offsets, "offsets")
     if table.dtype in (jnp.int32, jnp.int64) and jnp.issubdtype(index.dtype, jnp.floating):
@@ -215,7 +221,7 @@ def embedding_bag(
             "deprecated, and should now be `embedding_bag(input, weight, ...)`.",
             stacklevel=2,
         )
-        index, table, weight = table, index, input
+        index, table, weight = array(weight, "weight"), index, input
     if scales is not None and scales.shape != index.shape:
         raise ValueError(
             f"embedding_bag: per_sample_weights {scales.shape} must have the same shape as the input {index.shape}"
@@ -249,7 +255,7 @@ def embedding_bag(
         )
     _outside("embedding_bag", index, rows, RuntimeError)
     bags = _Bags(index, starts, include_last_offset)
-    index = index.ravel().astype(jnp.int32)
+    table, index = array(weight, "weight"), index.ravel().astype(jnp.int32)
     counted = jnp.ones(index.shape, bool) if padding_idx is None else index != padding_idx % rows
     index = jnp.where(index < 0, rows, index)  # a negative index would count from the end
     if max_norm is not None:
