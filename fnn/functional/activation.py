@@ -88,10 +88,11 @@ def _number(value: Any, dtype: Any) -> Any:
     """A hyperparameter as torch converts it to an integer dtype: cut off, and refused where it is out of range."""
     if not jnp.issubdtype(dtype, jnp.integer):
         return value
-    largest = jnp.iinfo(dtype).max
-    if not -largest - 1 <= value <= largest:
+    limits = jnp.iinfo(dtype)
+    lowest = limits.min if isinstance(value, float) else -limits.max - 1  # integers wrap around in unsigned dtypes
+    if not lowest <= value <= limits.max:
         raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow: {value}")
-    return np.asarray(int(value)).astype(dtype)  # negative numbers wrap around in unsigned dtypes
+    return np.asarray(int(value)).astype(dtype)
 
 
 def _above(name: str, input: Any, limit: Any, value: Any) -> jax.Array:
@@ -162,8 +163,10 @@ def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: b
         raise ValueError(f"min_val cannot be greater than max_val, got {min_val} and {max_val}")
     x = array(input, "input")
     floating("hardtanh", x.dtype, jnp.integer)
-    if jnp.issubdtype(x.dtype, jnp.unsignedinteger) and min_val <= -1:
-        raise RuntimeError(f"cannot do hardtanh on an unsigned type with negative limits, got {x.dtype.name} and {min_val}")
+    if jnp.issubdtype(x.dtype, jnp.unsignedinteger):
+        if min_val <= -1:
+            raise RuntimeError(f"cannot do hardtanh on an unsigned type with negative limits, got {x.dtype.name}, {min_val}")
+        min_val = max(min_val, 0)
     low, high = _number(min_val, x.dtype), _number(max_val, x.dtype)
     y = accumulating(x)
     return jnp.where(y <= low, low, jnp.where(y >= high, high, y)).astype(x.dtype)
@@ -393,49 +396,49 @@ def rrelu(
         raise RuntimeError(f"rrelu: bounds must be finite, got {lower} and {upper}")
     if lower > upper:
         raise RuntimeError(f"Lower bound should be less than or equal to the upper bound, got {lower} and {upper}")
-    if not training:
+    if not training or input.size == 0:
         return leaky_relu(input, (lower + upper) / 2)
     slope = jax.random.uniform(next_key(), input.shape, input.dtype, lower, upper)
     return jnp.where(input <= 0, input * slope, input)
 
 
 def relu_(input: Any) -> jax.Array:
-    """As `relu`, which returns its result."""
+    """As `relu`; the result is returned, and the input stays as it is."""
     return relu(input)
 
 
 def threshold_(input: Any, threshold: float, value: float) -> jax.Array:
-    """As `threshold`, which returns its result."""
+    """As `threshold`; the result is returned, and the input stays as it is."""
     return _above("threshold", input, threshold, value)
 
 
 def hardtanh_(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> jax.Array:
-    """As `hardtanh`, which returns its result."""
+    """As `hardtanh`; the result is returned, and the input stays as it is."""
     return hardtanh(input, min_val, max_val)
 
 
 def elu_(input: Any, alpha: float = 1.0) -> jax.Array:
-    """As `elu`, which returns its result."""
+    """As `elu`; the result is returned, and the input stays as it is."""
     return elu(input, alpha)
 
 
 def selu_(input: Any) -> jax.Array:
-    """As `selu`, which returns its result."""
+    """As `selu`; the result is returned, and the input stays as it is."""
     return selu(input)
 
 
 def celu_(input: Any, alpha: float = 1.0) -> jax.Array:
-    """As `celu`, which returns its result."""
+    """As `celu`; the result is returned, and the input stays as it is."""
     return celu(input, alpha)
 
 
 def leaky_relu_(input: Any, negative_slope: float = 0.01) -> jax.Array:
-    """As `leaky_relu`, which returns its result."""
+    """As `leaky_relu`; the result is returned, and the input stays as it is."""
     return leaky_relu(input, negative_slope)
 
 
 def rrelu_(input: Any, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False) -> jax.Array:
-    """As `rrelu`, which returns its result."""
+    """As `rrelu`; the result is returned, and the input stays as it is."""
     return rrelu(input, lower, upper, training)
 
 
@@ -598,7 +601,9 @@ def softsign(input: Any) -> jax.Array:
         >>> softsign(jnp.array([-1.0, 3.0])).tolist()
         [-0.5, 0.75]
     """
-    return input / (1 + jnp.abs(input))
+    # As torch's absolute value, this one has the derivative 0 at 0.
+    size = jnp.abs(input) if jnp.iscomplexobj(input) else input * jnp.sign(input)
+    return input / (1 + size)
 
 
 @_activation()
