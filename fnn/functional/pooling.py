@@ -457,7 +457,8 @@ def _lp_pool(n: int, input: Any, norm_type: Any, kernel_size: Any, stride: Any, 
         raise ValueError(f"lp_pool{n}d: expected kernel_size to be an integer or {n} of them, got {kernel_size}")
     if math.isinf(norm):
         sign = 1 if norm > 0 else -1
-        return sign * _max_pool(n, sign * jnp.abs(x), kernel_size, stride, 0, 1, ceil_mode, False)
+        size = x * jnp.sign(x)  # not abs, whose derivative at 0 is 1
+        return sign * _max_pool(n, sign * size, kernel_size, stride, 0, 1, ceil_mode, False)
     if n == 1 and many:
         raise TypeError(f"lp_pool1d: expected kernel_size to be an integer, got {kernel_size}")
     if isinstance(norm, float) and not jnp.issubdtype(x.dtype, jnp.inexact):
