@@ -1,4 +1,4 @@
-"""linear agrees with torch."""
+"""linear and bilinear agree with torch."""
 
 import jax
 import jax.numpy as jnp
@@ -128,3 +128,41 @@ def test_grouped_mm_refuses_groups_out_of_order_or_too_long():
     for offs in ([3, 2, 8], [3, 3, 20]):
         with pytest.raises(RuntimeError, match="grow from 0 to 16"):
             F.grouped_mm(normal(16, 8), normal(3, 8, 16), offs=np.array(offs, np.int32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3), (0,)], ids=str)
+def test_bilinear(lead, bias, dtype):
+    operands = normal(*lead, 5), normal(*lead, 4), normal(6, 5, 4), normal(6) if bias else None
+    operands = [None if a is None else a.astype(jnp.dtype(dtype)) for a in operands]
+    assert_agree(F.bilinear, torch.nn.functional.bilinear, *operands)
+
+
+def test_bilinear_takes_integers():
+    operands = np.array([[1, 2]]), np.array([[3, 4]]), np.array([[[1, 2], [3, 4]]]), np.array([5])
+    assert_agree(F.bilinear, torch.nn.functional.bilinear, *operands)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        (((2, 3), (1, 4), (5, 3, 4)), ["(2, 3)", "(1, 4)"]),
+        (((2, 3), (2, 1, 4), (5, 3, 4)), ["(2, 3)", "(2, 1, 4)"]),
+        (((2, 3), (2, 4), (5, 4, 3)), ["(out_features, 3, 4)", "(5, 4, 3)"]),
+        (((2, 3), (2, 4), (3, 4)), ["(out_features, 3, 4)", "(3, 4)"]),
+        (((2, 0), (2, 4), (5, 0, 4)), ["neither of them 0"]),
+        (((2, 3), (2, 4), (5, 3, 4), (4,)), ["(5,)", "(4,)"]),
+        (((), (), (5, 3, 4)), ["at least one dimension"]),
+    ],
+    ids=str,
+)
+def test_bilinear_refuses(shapes, words):
+    assert_refused(lambda nn, array: nn.functional.bilinear(*(array(normal(*shape)) for shape in shapes)), *words)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_bilinear_refuses_mixed_dtypes(place):
+    arrays = [normal(2, 3), normal(2, 4), normal(5, 3, 4), normal(5)]
+    arrays[place] = arrays[place].astype(np.float16)
+    assert_refused(lambda nn, array: nn.functional.bilinear(*map(array, arrays)), "float16", "float32")

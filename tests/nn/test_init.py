@@ -61,6 +61,9 @@ def drawn(name, *args, **options):
         ("kaiming_normal_", ()),
         ("kaiming_normal_", (5**0.5, "fan_out", "leaky_relu")),
         ("kaiming_normal_", (0, "fan_in", "tanh")),
+        ("dirac_", (3,)),
+        ("orthogonal_", ()),
+        ("orthogonal_", (3.0,)),
     ],
     ids=str,
 )
@@ -75,12 +78,27 @@ def test_functions(name, args):
         lambda nn: nn.Conv1d(40, 60, 9, groups=2),
         lambda nn: nn.Conv2d(30, 400, (3, 5)),
         lambda nn: nn.Conv3d(20, 300, 3),
+        lambda nn: nn.ConvTranspose2d(30, 400, (3, 5), groups=2),
+        lambda nn: nn.Bilinear(30, 40, 300),
+        lambda nn: nn.EmbeddingBag(500, 200, padding_idx=3),
         lambda nn: nn.Embedding(500, 200),
         lambda nn: nn.Embedding(500, 200, padding_idx=3),
         lambda nn: nn.BatchNorm2d(50),
         lambda nn: nn.LayerNorm((5, 7)),
     ],
-    ids=["Linear", "Conv1d", "Conv2d", "Conv3d", "Embedding", "Embedding with padding", "BatchNorm2d", "LayerNorm"],
+    ids=[
+        "Linear",
+        "Conv1d",
+        "Conv2d",
+        "Conv3d",
+        "ConvTranspose2d",
+        "Bilinear",
+        "EmbeddingBag with padding",
+        "Embedding",
+        "Embedding with padding",
+        "BatchNorm2d",
+        "LayerNorm",
+    ],
 )
 @pytest.mark.parametrize("face", ["stateful", "functional"])
 def test_layers(layer, face):
@@ -93,6 +111,38 @@ def test_layers(layer, face):
         values = {**params, **state}
     for name, value in theirs.state_dict().items():
         assert_same_distribution(values[name], value)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (0, 2)], ids=str)
+def test_eye(shape):
+    ours, theirs = fnn.nn.init.eye_(fnn.nn.Parameter(jnp.ones(shape))), torch.nn.init.eye_(torch.ones(shape))
+    assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((6, 2, 3), 1), ((6, 2, 3), 3), ((4, 5, 2, 3), 2), ((2, 5, 1, 4, 3), 1)], ids=str
+)
+def test_dirac(shape, groups):
+    theirs = torch.nn.init.dirac_(torch.ones(shape), groups)
+    assert fnn.nn.init.dirac_(fnn.nn.Parameter(jnp.ones(shape)), groups).tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4), (3, 2, 2), (5, 0)], ids=str)
+def test_orthogonal(shape):
+    matrix = numpy(fnn.nn.init.orthogonal_(fnn.nn.Parameter(jnp.ones(shape)), gain=2.0).value).reshape(shape[0], -1)
+    product = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    np.testing.assert_allclose(product, 4 * np.eye(len(product)), atol=1e-5)
+
+
+@pytest.mark.parametrize("sparsity", [0, 0.31, 1])
+def test_sparse(sparsity):
+    torch.manual_seed(0)
+    fnn.manual_seed(0)
+    theirs = torch.nn.init.sparse_(torch.zeros(50, 40), sparsity, 0.3)
+    ours = fnn.nn.init.sparse_(fnn.nn.Parameter(jnp.ones((50, 40))), sparsity, 0.3)
+    assert (ours == 0).sum(0).tolist() == (theirs == 0).sum(0).tolist()
+    assert len({tuple(column) for column in (numpy(ours.value) == 0).T}) == (40 if 0 < sparsity < 1 else 1)
+    assert_same_distribution(ours.value, theirs)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -166,7 +216,11 @@ def test_constructors_call_reset_parameters_of_the_subclass(layer, monkeypatch):
 
 @pytest.mark.parametrize("nothing", [(0, 3), (3, 0), (0, 0)], ids=str)
 def test_there_may_be_nothing_to_draw(nothing):
-    assert fnn.nn.init.kaiming_normal_(fnn.nn.Parameter(jnp.zeros(nothing))).shape == nothing
+    parameter = fnn.nn.Parameter(jnp.zeros(nothing))
+    with pytest.warns(UserWarning, match="zero-element"):
+        assert fnn.nn.init.kaiming_normal_(parameter).shape == nothing
+    with pytest.warns(UserWarning, match="zero-element"):
+        assert fnn.nn.init.kaiming_uniform_(parameter) is parameter
 
 
 def initialise(nn, array, name, *args, shape=(2, 3), **options):
@@ -185,6 +239,11 @@ def initialise(nn, array, name, *args, shape=(2, 3), **options):
         (("uniform_", 1.0, 0.0), {}, ["a=1.0", "b=0.0"]),
         (("trunc_normal_", 0.0, 1.0, 1.0, -1.0), {}, ["a=1.0", "b=-1.0"]),
         (("normal_", 0.0, -1.0), {}, ["-1.0"]),
+        (("eye_",), {"shape": (2, 3, 4)}, ["2 dimensions", "(2, 3, 4)"]),
+        (("dirac_",), {"shape": (2, 3)}, ["3, 4, 5 dimensions", "(2, 3)"]),
+        (("dirac_", 2), {"shape": (3, 3, 3)}, ["divisible by groups", "groups=2"]),
+        (("orthogonal_",), {"shape": (3,)}, ["2 or more", "(3,)"]),
+        (("sparse_", 0.5), {"shape": (3,)}, ["2 dimensions", "(3,)"]),
     ],
     ids=str,
 )

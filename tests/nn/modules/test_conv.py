@@ -99,6 +99,7 @@ def test_conv_forward_takes_another_weight():
     assert_close(layer._conv_forward(x, 2 * layer.weight, None), tensor(2 * (layer(x) - layer.bias[:, None, None])))
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
 def test_takes_no_input_channels():
     assert fnn.nn.Conv2d(0, 3, 3).weight.shape == (3, 0, 3, 3)
 

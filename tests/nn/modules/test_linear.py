@@ -31,3 +31,14 @@ def test_refuses_a_wrong_size():
 
 def test_refuses_another_dtype():
     assert_refused(lambda nn, array: nn.Linear(5, 4).half()(array(normal(3, 5))), "input float32", "weight float16")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("lead", [(), (3,)], ids=str)
+def test_bilinear_agrees(lead, bias):
+    ours, theirs = (nn.Bilinear(5, 4, 3, bias=bias) for nn in (fnn.nn, torch.nn))
+    assert_layers_agree(ours, theirs, normal(*lead, 5), normal(*lead, 4))
+
+
+def test_bilinear_refuses_no_features():
+    assert_refused(lambda nn, array: nn.Bilinear(0, 4, 3), "in1_features", "0")

@@ -1,9 +1,9 @@
-"""Embedding agrees with torch's."""
+"""Look-up tables agree with torch's."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import assert_close, assert_layers_agree, assert_refused, integers, normal, tensor, torch
+from oracle import assert_close, assert_layers_agree, assert_refused, assert_same_face, integers, normal, tensor, torch
 
 import fnn
 import fnn.nn
@@ -41,8 +41,9 @@ def test_max_norm_changes_the_weight_in_place():
     assert_close(grads["weight"], theirs.weight.grad)
 
 
-def test_the_padding_row_starts_at_zero():
-    weight = fnn.nn.Embedding(5, 3, padding_idx=-2).weight
+@pytest.mark.parametrize("layer", [fnn.nn.Embedding, fnn.nn.EmbeddingBag])
+def test_the_padding_row_starts_at_zero(layer):
+    weight = layer(5, 3, padding_idx=-2).weight
     assert weight.any(axis=1).tolist() == [True, True, True, False, True]
 
 
@@ -55,6 +56,39 @@ def test_from_pretrained(freeze):
         assert repr(ours) == repr(theirs)
         assert ours.weight.requires_grad == theirs.weight.requires_grad
         assert_close(ours.weight.value, theirs.weight)
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_bag_from_pretrained(freeze):
+    table, options = normal(5, 3), {"freeze": freeze, "padding_idx": 1, "mode": "sum", "include_last_offset": True}
+    ours, theirs = (
+        nn.EmbeddingBag.from_pretrained(array(table), **options) for nn, array in ((fnn.nn, jnp.asarray), (torch.nn, tensor))
+    )
+    assert_same_face(ours, theirs)
+    assert ours.weight.requires_grad == theirs.weight.requires_grad
+    assert_close(ours.weight.value, theirs.weight)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mode": "sum", "padding_idx": -1},
+        {"mode": "max", "norm_type": 1.0, "include_last_offset": True},
+        {"max_norm": 2.0, "norm_type": 3.0, "scale_grad_by_freq": True},
+    ],
+    ids=str,
+)
+def test_bags_agree(options):
+    ours, theirs = (nn.EmbeddingBag(5, 3, **options) for nn in (fnn.nn, torch.nn))
+    inputs = integers(5, 6), np.array([0, 2, 6])
+    if "max_norm" in options:
+        assert_same_face(ours, theirs)
+        ours.load_state_dict(theirs.state_dict())
+        assert_close(ours(*inputs), theirs(*map(tensor, inputs)))
+        assert_close(ours.weight.value, theirs.weight)
+    else:
+        assert_layers_agree(ours, theirs, *inputs)
 
 
 def test_from_pretrained_keeps_integers_and_subclasses():
@@ -74,6 +108,11 @@ def test_from_pretrained_keeps_integers_and_subclasses():
         (lambda nn, array: nn.Embedding(5, 3, _weight=array(normal(5, 2))), ["(5, 2)", "(5, 3)"]),
         (lambda nn, array: nn.Embedding.from_pretrained(array(normal(5))), ["2-dimensional", "(5,)"]),
         (lambda nn, array: nn.Embedding(5, 3)(array([5])), ["from 5 to 5", "5 rows"]),
+        (lambda nn, array: nn.Embedding(-1, 3), ["negative dimension", "-1"]),
+        (lambda nn, array: nn.EmbeddingBag(5, 3, padding_idx=5), ["within num_embeddings", "5"]),
+        (lambda nn, array: nn.EmbeddingBag(5, 3, _weight=array(normal(5, 2))), ["(5, 2)", "(5, 3)"]),
+        (lambda nn, array: nn.EmbeddingBag.from_pretrained(array(normal(5))), ["2-dimensional", "(5,)"]),
+        (lambda nn, array: nn.EmbeddingBag(5, 3)(array([[5]])), ["from 5 to 5", "5 rows"]),
     ],
 )
 def test_refuses(call, words):
