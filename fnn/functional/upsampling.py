@@ -83,10 +83,11 @@ def _nearest(axis: _Axis, exact: bool, small: bool) -> _Taps:
 def _interpolating(axis: _Axis, count: int) -> _Taps:
     """Two taps of linear, or four of cubic interpolation; beyond the border the border counts."""
     source = axis.source() if count == 4 else np.maximum(axis.source(), axis.number(0))
+    if count == 2 and axis.out == axis.size:  # a copy, whatever the scale factor says
+        here = np.arange(axis.out)
+        return _Taps(np.stack([here, here]), np.stack([np.ones_like(source), np.zeros_like(source)]))
     base = np.minimum(_floor(source), axis.size - 1)
     fraction = np.clip(source - base, 0, 1).astype(axis.number)
-    if count == 2 and axis.out == axis.size:  # a copy, whatever the scale factor says
-        base, fraction = np.arange(axis.out), np.zeros_like(fraction)
     weights = cubic_weights(fraction) if count == 4 else [1 - fraction, fraction]
     first = 1 - count // 2
     index = np.stack([np.clip(base + t, 0, axis.size - 1) for t in range(first, first + count)])

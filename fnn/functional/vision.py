@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
@@ -128,18 +129,24 @@ def grid_sample(
         raise RuntimeError(f"grid_sampler(): bicubic interpolation only supports 4D input, but got {sizes}")
     floating("grid_sampler", x.dtype)
     same_dtype("grid_sampler", input=x, grid=places)
+    return _sampled(x, places, mode, padding_mode, aligned)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))  # else eager calls round places otherwise than torch, which fuses these steps
+def _sampled(x: jax.Array, grid: jax.Array, mode: str, padding: str, aligned: bool) -> jax.Array:
     batch, channels, *space = x.shape
+    axes, out = len(space), grid.shape[1:-1]
     # One more element, a zero, for the places outside.
     values = jnp.pad(accumulating(x).reshape(batch, channels, math.prod(space)), [(0, 0), (0, 0), (0, 1)])
-    coordinates = accumulating(places).reshape(batch, math.prod(places.shape[1:-1]), axes)
-    taps = [_taps(coordinates[..., axes - 1 - i], size, mode, padding_mode, aligned, axes) for i, size in enumerate(space)]
+    coordinates = accumulating(grid).reshape(batch, math.prod(out), axes)
+    taps = [_taps(coordinates[..., axes - 1 - i], size, mode, padding, aligned, axes) for i, size in enumerate(space)]
     corners = list(itertools.product(*taps))
     indices = [_flat([place for place, _ in corner], space) for corner in corners]
     if mode == "nearest":
-        sampled = _pick(values, indices[0])
+        y = _pick(values, indices[0])
     else:
-        sampled = _weighted(values, indices, [math.prod(w for _, w in corner) for corner in corners])
-    return sampled.reshape(batch, channels, *places.shape[1:-1]).astype(x.dtype)
+        y = _weighted(values, indices, [math.prod(w for _, w in corner) for corner in corners])
+    return y.reshape(batch, channels, *out).astype(x.dtype)
 
 
 def _flat(places: list[jax.Array], space: list[int]) -> jax.Array:
@@ -174,9 +181,7 @@ def _weighted_jvp(primals: Any, tangents: Any) -> Any:
     index = index.reshape(len(index), math.prod(corners))
 
     def total(values: jax.Array, weights: list[jax.Array]) -> jax.Array:
-        picked = _pick(values, index.reshape(len(index), math.prod(index.shape[1:]))).reshape(
-            *values.shape[:2], *index.shape[1:]
-        )
+        picked = _pick(values, index).reshape(*values.shape[:2], *corners)
         return (picked * jnp.stack(weights, 1)[:, None]).sum(2)
 
     return _weighted(*primals), total(tangents[0], weights) + total(values, tangents[2])

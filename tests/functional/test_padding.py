@@ -3,7 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import assert_agree, assert_refused, normal, torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import assert_agree, assert_refused, normal, tensor, torch
 
 import fnn.functional as F
 
@@ -72,8 +74,47 @@ def test_replicates_further_than_the_input_is_long(value):
         ((2, 3, 0), ((1, 1), "replicate"), ["(1, 1)", "(2, 3, 0)"]),
         ((2, 3), ((), "circular"), ["2D, 3D, 4D, 5D", "()", "(2, 3)"]),
         ((2, 3, 4, 1), ((1, 1), "reflect"), ["2D, 3D, 4D, 5D", "(1, 1)", "(2, 3, 4, 1)"]),
+        ((2, 3), (np.array([1, 1]),), ["pad", "ndarray"]),
+        ((2, 3), ((True, 1),), ["pad", "True"]),
+        ((2, 3), ((1, 1), None), ["mode", "NoneType"]),
+        ((2, 3), ((1, 1), "constant", "0"), ["value", "str"]),
+        ((2, 3), ((1, 1), "constant", 1e300), ["1e+300", "float32"]),
+        ((2, 0, 4), ((1, 1), "reflect"), ["non-zero", "[2, 0, 4]"]),
+        ((0, 3, 4), ((1, 1, 1, 1), "replicate"), ["non-zero", "[0, 3, 4]"]),
     ],
     ids=lambda value: str(value) if isinstance(value, list) else "",
 )
 def test_refuses(shape, args, words):
     assert_refused(lambda nn, array: nn.functional.pad(array(normal(*shape)), *args), *words)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mode", "value", "words"),
+    [
+        (np.uint8, "constant", -1, ["-1", "uint8"]),
+        (np.int32, "constant", np.nan, ["nan", "int32"]),
+        (np.float16, "constant", 1e6, ["1000000", "float16"]),
+        (bool, "reflect", None, ["reflect", "bool"]),
+    ],
+)
+def test_refuses_dtypes(dtype, mode, value, words):
+    x = np.ones((2, 3, 4), dtype)
+    assert_refused(lambda nn, array: nn.functional.pad(array(x), (1, 1), mode, value), *words)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_any_pad(data):
+    mode = data.draw(st.sampled_from(["constant", "reflect", "replicate", "circular"]))
+    axes = data.draw(st.integers(1, 3))
+    shape = [data.draw(st.integers(1, 4)) for _ in range(axes + data.draw(st.integers(1, 2)))]
+    low = 0 if mode == "circular" else -2  # torch reads memory that it has not written where circular cuts and wraps
+    pads = [data.draw(st.integers(low, 4)) for _ in range(2 * axes)]
+    x = normal(*shape)
+    try:
+        expected = torch.nn.functional.pad(tensor(x), pads, mode)
+    except RuntimeError:
+        with pytest.raises(RuntimeError):
+            F.pad(x, pads, mode)
+        return
+    np.testing.assert_array_equal(F.pad(x, pads, mode), expected)
