@@ -14,6 +14,9 @@ OWN = {"Module", "Parameter", "Buffer"}
 # torch's say only *args and **kwargs.
 OPEN = {"forward", "to", "state_dict"}
 
+# Functions of C++ whose documentation does not say what they take.
+UNDOCUMENTED = {"conv_tbc": "input, weight, bias, pad=0", "one_hot": "input, num_classes=-1"}
+
 FUNCTIONS = [name for name in fnn.functional.__all__ if hasattr(torch.nn.functional, name)]
 INITS = [name for name in vars(fnn.nn.init) if re.fullmatch(r"[a-z]\w*_|calculate_gain", name)]
 CLASSES = [name for name in fnn.nn.__all__ if isinstance(getattr(torch.nn, name, None), type) and name not in OWN]
@@ -33,7 +36,8 @@ def documented(function):
     try:
         signature = inspect.signature(getattr(torch.nn.functional, f"_{function.__name__}", function))
     except ValueError:
-        arguments = re.match(r"\s*\w+\((.*?)\) -> ", function.__doc__)[1]
+        found = re.match(r"\s*\w+\((.*?)\) -> ", function.__doc__)
+        arguments = UNDOCUMENTED.get(function.__name__) or found[1]
         signature = inspect.signature(eval(f"lambda {arguments}: None"))
     return signature
 
