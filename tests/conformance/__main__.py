@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+BATCH = 12  # entries a worker process, since starting one takes seconds
 INTRODUCTION = {
     "samples": "PyTorch's own test databases, `op_db` and `module_db`, and cases of our own where they have none, in float32: "
     "every sample through torch and through fnn (structure, shape, dtype, values, gradients for a random cotangent, "
@@ -45,11 +46,12 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=HERE / "results", help="the folder of results")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results of these entries")
     parser.add_argument("--report", type=Path, help="write the table to this file")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.folder = options.results / options.measure
     if options.worker:
-        work(options.worker, options)
+        for entry in options.worker:
+            work(entry, options)
         return 0
     single = [name for name in options.names if "#" in name or "!" in name]
     if single:
@@ -136,28 +138,31 @@ def run(options: argparse.Namespace) -> int:
     for entry in chosen if options.fresh else ():
         (options.folder / f"{entry}.jsonl").unlink(missing_ok=True)
     waiting = [entry for entry in chosen if "complete" not in outcomes(options.folder, entry).values()]
-    running: dict[str, subprocess.Popen[bytes]] = {}
+    running: dict[subprocess.Popen[bytes], list[str]] = {}
     while waiting or running:
         while waiting and len(running) < options.workers:
-            entry = waiting.pop(0)
-            running[entry] = start(entry, options)
+            batch, waiting = waiting[:BATCH], waiting[BATCH:]
+            running[start(batch, options)] = batch
         time.sleep(0.2)
-        for entry, process in list(running.items()):
-            last = (lines(options.folder / f"{entry}.jsonl") or [{"outcome": "", "time": 0}])[-1]
-            if process.poll() is not None:
-                del running[entry]
-                if last["outcome"] == "running":
-                    record(options.folder, entry, last["case"], f"the process ended with {process.returncode}")
-                    waiting.insert(0, entry)
-                elif last["outcome"] != "complete":
-                    sys.exit(f"the worker of {entry} ended with {process.returncode}")
-                print(f"{entry}: {summary(outcomes(options.folder, entry))}", flush=True)
-            elif last["outcome"] == "running" and time.time() - last["time"] > options.limit:
+        for process, batch in list(running.items()):
+            busy = [(entry, line) for entry in batch if (line := last(options.folder, entry))["outcome"] == "running"]
+            overdue = any(time.time() - line["time"] > options.limit for _, line in busy)
+            if process.poll() is None and not overdue:
+                continue
+            if overdue:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                record(options.folder, entry, last["case"], f"took more than {options.limit:g} s")
-                del running[entry]
-                waiting.insert(0, entry)
+            elif process.returncode and not busy:
+                sys.exit(f"a worker ended with {process.returncode} before it began one of {', '.join(batch)}")
+            for entry, line in busy:
+                why = f"took more than {options.limit:g} s" if overdue else f"the process ended with {process.returncode}"
+                record(options.folder, entry, line["case"], why)
+            del running[process]
+            for entry in batch:
+                if last(options.folder, entry)["outcome"] != "complete":
+                    waiting.insert(0, entry)
+                else:
+                    print(f"{entry}: {summary(outcomes(options.folder, entry))}", flush=True)
     text = report(chosen, options)
     if options.report:
         options.report.write_text(text, encoding="utf-8")
@@ -165,9 +170,14 @@ def run(options: argparse.Namespace) -> int:
     return int("failed" in {outcome for entry in chosen for outcome in outcomes(options.folder, entry).values()})
 
 
-def start(entry: str, options: argparse.Namespace) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "conformance", "--worker", entry, "--measure", options.measure]
+def start(entries: list[str], options: argparse.Namespace) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "conformance", "--worker", *entries, "--measure", options.measure]
     return subprocess.Popen([*command, "--results", str(options.results.resolve())], cwd=HERE.parent, start_new_session=True)
+
+
+def last(folder: Path, entry: str) -> dict[str, Any]:
+    """The last line that is written of an entry."""
+    return (lines(folder / f"{entry}.jsonl") or [{"case": "", "outcome": "", "time": time.time()}])[-1]
 
 
 def record(folder: Path, entry: str, case: str, detail: str) -> None:
