@@ -164,8 +164,9 @@ def _of_function(entry: str, op: Any) -> Iterator[Case]:
     dtypes = op.supported_dtypes("cpu")
     dtype = next(d for d in (torch.float32, torch.complex64, torch.int64) if d in dtypes)
     reference = entry.endswith(".reference")
+    differentiable = op.supports_autograd and (dtype.is_floating_point or dtype.is_complex)
     samples = op.reference_inputs if reference else op.sample_inputs
-    for number, sample in enumerate(samples("cpu", dtype, requires_grad=dtype.is_floating_point or dtype.is_complex)):
+    for number, sample in enumerate(samples("cpu", dtype, requires_grad=differentiable)):
         yield Case(entry, number, Call(function, name, (sample.input, *sample.args), sample.kwargs))
     for number, error in enumerate(op.error_inputs("cpu") if op.error_inputs_func and not reference else ()):
         sample = error.sample_input
