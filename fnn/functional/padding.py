@@ -63,6 +63,11 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
         _check_lead(x, axes, mode)
     for axis in range(x.ndim - axes, x.ndim):
         _check(x.shape, axis, widths[axis], mode)
+    padded = [size + sum(width) for size, width in zip(x.shape, widths, strict=True)][x.ndim - axes :]
+    if mode in ("reflect", "replicate") and max(padded) < 1:  # torch lets some of the sizes be 0, but not all
+        raise RuntimeError(
+            f"pads {tuple(amounts)} leave sizes {padded} of an input of shape {x.shape}: expected one of 1 or more"
+        )
     if mode == "constant":
         return jax.lax.pad(x, _fill(0 if value is None else value, x.dtype), [(before, after, 0) for before, after in widths])
     more, less = [(max(b, 0), max(a, 0)) for b, a in widths], [(min(b, 0), min(a, 0)) for b, a in widths]
@@ -81,7 +86,7 @@ def _fill(value: Any, dtype: Any) -> jax.Array:
     whole = jnp.issubdtype(dtype, jnp.integer)
     if whole or jnp.issubdtype(dtype, jnp.floating):
         limits = jnp.iinfo(dtype) if whole else jnp.finfo(dtype)
-        if not (limits.min <= number <= limits.max or (not whole and not math.isfinite(number))):
+        if not (float(limits.min) <= number <= float(limits.max) or (not whole and not math.isfinite(number))):
             raise RuntimeError(f"value {value} cannot be converted to type {dtype.name} without overflow")
     return jnp.asarray(int(number) if whole else number, dtype)
 
@@ -103,7 +108,7 @@ def _check(shape: tuple[int, ...], axis: int, width: tuple[int, int], mode: str)
     size = shape[axis]
     padded, cut = size + sum(width), size + sum(min(w, 0) for w in width)
     whole = mode in ("reflect", "replicate")  # these continue the input before they cut it
-    if padded < whole or (cut < 0 and not whole):
+    if padded < 0 or (cut < 0 and not whole):
         raise RuntimeError(f"pad {width} on dimension {axis} leaves size {padded} of an input of shape {shape}")
     limit = {"constant": math.inf, "reflect": size - 1, "replicate": math.inf if size else 0, "circular": cut}[mode]
     if max(width) > limit:

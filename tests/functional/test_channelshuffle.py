@@ -11,7 +11,8 @@ import fnn.functional as F
 @pytest.mark.parametrize("shape", [(2, 6, 4), (2, 6, 3, 2), (1, 6, 2, 2, 2), (0, 6, 4), (2, 0, 4)], ids=str)
 @pytest.mark.parametrize("groups", [1, 3])
 def test_agrees(name, shape, groups):
-    assert_agree(getattr(F, name), getattr(torch.nn.functional, name), normal(*shape), groups)
+    fixed = (0,) if name.startswith("native") or 0 in shape else ()  # torch has no gradient of it
+    assert_agree(getattr(F, name), getattr(torch.nn.functional, name), normal(*shape), groups, fixed=fixed)
 
 
 def test_keeps_the_dtype():

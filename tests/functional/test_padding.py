@@ -50,6 +50,12 @@ def test_cuts_with_negative_pads(mode, pad):
     check(normal(2, 3, 5), pad, mode)
 
 
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_one_of_two_sizes_may_become_nothing(mode):
+    x = normal(1, 2, 3)
+    np.testing.assert_array_equal(F.pad(x, (1, 1, 0, -2), mode), torch.nn.functional.pad(tensor(x), (1, 1, 0, -2), mode))
+
+
 def test_replicates_before_it_cuts():
     check(normal(2, 3, 1), (2, -2), "replicate")
 
@@ -70,7 +76,7 @@ def test_replicates_further_than_the_input_is_long(value):
         ((2, 3), ((1, 1), "reflect", 1.0), ["reflect", "value"]),
         ((2, 3, 4), ((4, 4), "reflect"), ["reflect", "(4, 4)", "dimension 2", "(2, 3, 4)"]),
         ((2, 3, 4), ((5, 5), "circular"), ["circular", "(5, 5)", "dimension 2"]),
-        ((2, 3, 4), ((-2, -2), "reflect"), ["(-2, -2)", "size 0"]),
+        ((2, 3, 4), ((-2, -2), "reflect"), ["(-2, -2)", "[0]"]),
         ((2, 3, 0), ((1, 1), "replicate"), ["(1, 1)", "(2, 3, 0)"]),
         ((2, 3), ((), "circular"), ["2D, 3D, 4D, 5D", "()", "(2, 3)"]),
         ((2, 3, 4, 1), ((1, 1), "reflect"), ["2D, 3D, 4D, 5D", "(1, 1)", "(2, 3, 4, 1)"]),
@@ -102,7 +108,7 @@ def test_refuses_dtypes(dtype, mode, value, words):
     assert_refused(lambda nn, array: nn.functional.pad(array(x), (1, 1), mode, value), *words)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_any_pad(data):
     mode = data.draw(st.sampled_from(["constant", "reflect", "replicate", "circular"]))
