@@ -158,7 +158,7 @@ def _first_maxima(x: jax.Array, positions: Sequence[Any]) -> jax.Array:
         value, place = (jnp.take(a, where, axis, mode="clip") for a in (value, place))
         place = jnp.where(inside, place, _PADDING)
         value, place = lax.reduce((value, place), (_lowest(x.dtype), _PADDING), _first_maximum, (value.ndim + axis,))
-    return place
+    return place.astype(jax.dtypes.canonicalize_dtype(np.int64))
 
 
 def _taken(x: jax.Array, places: jax.Array, n: int, outside: Any) -> jax.Array:
