@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnn.functional.checks import array, integer, ntuple, same_dtype
+from fnn.functional.checks import accumulating, array, integer, ntuple, same_dtype
 
 __all__ = [
     "conv1d",
@@ -95,8 +95,11 @@ def _conv(
         w = lax.rev(w.reshape(out, into // groups, *w.shape[3:]), range(2, n + 2))
     if x.size:
         y = x.reshape(batch, channels, *space)
-        y = lax.conv_general_dilated(y, w, steps, pads, spread, dilations, feature_group_count=groups)
-        y = y if b is None else y + b.reshape(-1, *[1] * n)
+        wide = None if b is None else accumulating(b).dtype  # one rounding, behind the bias
+        y = lax.conv_general_dilated(
+            y, w, steps, pads, spread, dilations, feature_group_count=groups, preferred_element_type=wide
+        )
+        y = y if b is None else (y + b.reshape(-1, *[1] * n)).astype(x.dtype)
     else:  # of no channels torch makes none
         space = [(size - span) // s + 1 for size, span, s in zip(padded, spans, steps, strict=True)]
         y = jnp.zeros((batch, out if channels else 0, *space), x.dtype)

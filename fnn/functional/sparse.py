@@ -43,6 +43,8 @@ def _outside(function: str, index: jax.Array, rows: int, error: type[Exception])
 
 def _shrunk(weight: Any, table: jax.Array, index: jax.Array, max_norm: float, norm_type: float) -> jax.Array:
     """The table with the rows that are looked up scaled down to a norm, which goes also into the Parameter."""
+    if not jnp.issubdtype(table.dtype, jnp.inexact):
+        raise RuntimeError(f"max_norm needs a floating-point table, got {table.dtype.name}")
     wide = lax.stop_gradient(accumulating(table))
     norms = jnp.linalg.norm(wide, norm_type, axis=1, keepdims=True)
     used = jnp.zeros((table.shape[0], 1), bool).at[index.ravel()].set(True, mode="drop")
@@ -104,7 +106,7 @@ def embedding(
     rows = table.shape[0]
     _outside("embedding", index, rows, IndexError)
     if padding_idx is not None:
-        if not -rows <= padding_idx < max(rows, 1):
+        if not -rows <= integer(padding_idx, "padding_idx") < max(rows, 1):
             raise AssertionError(f"Padding_idx must be within num_embeddings, got {padding_idx} for {rows} rows")
         padding_idx += rows if padding_idx < 0 else 0
     table = array(weight, "weight")
@@ -249,7 +251,7 @@ def embedding_bag(
             f"embedding_bag: expected a floating-point weight, and per_sample_weights of its dtype, but got {table.dtype.name}"
             + ("" if scales is None else f" and {scales.dtype.name}")
         )
-    if padding_idx is not None and not -rows <= padding_idx < rows:
+    if padding_idx is not None and not -rows <= integer(padding_idx, "padding_idx") < rows:
         raise RuntimeError(
             f"padding_idx must be within the number of embeddings, {-rows} through {rows - 1}, but got {padding_idx}"
         )
