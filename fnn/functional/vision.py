@@ -52,11 +52,24 @@ def _inside(place: jax.Array, size: int, padding: str, aligned: bool, lost: int)
     return jnp.where(within, place, jnp.where(place <= 0, 0, jnp.where(jnp.isnan(place), lost, size - 1)))
 
 
+def _unnormalized(coordinate: jax.Array, size: int, aligned: bool) -> jax.Array:
+    """The place that a coordinate from -1 to 1 stands for."""
+    if aligned:
+        return (coordinate + 1) * ((size - 1) / 2)
+    # (coordinate + 1) * size / 2 - 0.5 rounded once, as by torch's fused multiply-add, however XLA fuses: each step but
+    # the last is exact.
+    offset = coordinate + 1
+    info = jnp.finfo(offset.dtype)
+    high = lax.stop_gradient(lax.reduce_precision(offset, info.nexp, info.nmant // 2))
+    low = jnp.where(jnp.isfinite(offset), offset - high, 0)
+    return (high * (size / 2) - 0.5) + low * (size / 2)
+
+
 def _taps(
     coordinate: jax.Array, size: int, mode: str, padding: str, aligned: bool, axes: int
 ) -> list[tuple[jax.Array, jax.Array | None]]:
     """The elements of an axis, as whole numbers in floating point, and their weights, that each coordinate asks for."""
-    place = (coordinate + 1) * ((size - 1) / 2) if aligned else (coordinate + 1) * (size / 2) - 0.5
+    place = _unnormalized(coordinate, size, aligned)
     lost = 0 if axes == 2 else size - 1
     if axes == 3 and padding == "zeros":
         place = jnp.where(jnp.isfinite(place), place, -2)  # outside, where torch's code for two axes gives NaN
@@ -132,7 +145,7 @@ def grid_sample(
     return _sampled(x, places, mode, padding_mode, aligned)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))  # else eager calls round places otherwise than torch, which fuses these steps
+@partial(jax.jit, static_argnums=(2, 3, 4))  # some hundred small steps, slow one by one
 def _sampled(x: jax.Array, grid: jax.Array, mode: str, padding: str, aligned: bool) -> jax.Array:
     batch, channels, *space = x.shape
     axes, out = len(space), grid.shape[1:-1]
