@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -66,16 +66,9 @@ class NLLLoss2d(NLLLoss):
         2.0
     """
 
-    def __init__(
-        self,
-        weight: Any = None,
-        size_average: bool | None = None,
-        ignore_index: int = -100,
-        reduce: bool | None = None,
-        reduction: str = "mean",
-    ) -> None:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # torch's warns here as well, and so has no other signature
         warnings.warn("`NLLLoss2d` has been deprecated. Please use `NLLLoss` instead.", FutureWarning, stacklevel=2)
-        super().__init__(weight, size_average, ignore_index, reduce, reduction)
+        return super().__new__(cls, *args, **kwargs)
 
 
 class CrossEntropyLoss(_WeightedLoss):
