@@ -68,7 +68,7 @@ class NLLLoss2d(NLLLoss):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # torch's warns here as well, and so has no other signature
         warnings.warn("`NLLLoss2d` has been deprecated. Please use `NLLLoss` instead.", FutureWarning, stacklevel=2)
-        return super().__new__(cls, *args, **kwargs)
+        return super().__new__(cls)
 
 
 class CrossEntropyLoss(_WeightedLoss):
