@@ -264,7 +264,7 @@ class jit:
                 return form
         cells: list[Cell] = []
         for thing in [*things, *Captures(self.__wrapped__, _static(key)).things]:
-            cells.extend(thing.cells())
+            cells.extend(cell for cell in thing.cells() if not cell.uninitialized)
         with self._lock:
             self._compiled += 1
             if forms and self._compiled % self._WARN == 0:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from fnn import random as _random
 from fnn import scope as _scope
@@ -35,8 +36,9 @@ def pure(module: Any) -> Layer:
         module: any Module; its values are not looked at.
 
     Returns:
-        `init(rng) -> (params, state)`: fresh values. `params` are the parameters that require a gradient; `state` is the
-        rest: buffers, and frozen parameters.
+        `init(rng, *args, **kwargs) -> (params, state)`: fresh values. `params` are the parameters that require a gradient;
+        `state` is the rest: buffers, and frozen parameters. Lazy modules take their shapes from an example of the
+        arguments of forward, which may be a `jax.ShapeDtypeStruct`; else none are needed.
 
         `apply(params, *args, state=None, rng=None, training=False, method=None, **kwargs)`: the output of forward. With
         `state` given, `(output, new_state)`. `rng` is the key for dropout and the like. `training=True` runs each
@@ -44,7 +46,7 @@ def pure(module: Any) -> Layer:
         is that function.
 
     Raises:
-        StateError: by apply, where `state` or `rng` is needed and not given.
+        StateError: by apply, where `state` or `rng` is needed and not given; where the shapes of lazy modules are not known.
         KeyError: by apply, where names are missing from params or state, or are not the module's.
 
     Example:
@@ -59,8 +61,11 @@ def pure(module: Any) -> Layer:
     picture = _picture(module)
     root = picture.root
 
-    def init(rng: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Fresh values: `(params, state)`, from a JAX key or an integer seed."""
+    def init(rng: Any, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Fresh values: `(params, state)`, from a JAX key or an integer seed; lazy modules need an example of arguments."""
+        if picture.unsettled() and (args or kwargs):
+            picture.settle(args, kwargs)
+        picture.require_shapes()
         key = _random.as_key(rng)
         values = {name: draw(jax.random.fold_in(key, i)) for i, (name, draw) in enumerate(picture.draws.items())}
         return picture.split(values)
@@ -76,6 +81,7 @@ def pure(module: Any) -> Layer:
         **kwargs: Any,
     ) -> Any:
         """The output of forward for these parameters; with `state` given, `(output, new_state)`."""
+        picture.require_shapes()
         held, frozen = picture.hold(params, state)
         stream: Any = _random.NoStream() if rng is None else _random.Stream(_random.as_key(rng))
         writable = (
@@ -106,8 +112,25 @@ def _method(root: Any, method: Any) -> Any:
     return functools.partial(getattr(method, "__func__", method), root)
 
 
+class _Blank(Missing):
+    """Stands in a scope for the value of a parameter or buffer where only its shape matters."""
+
+    def read(self, cell: Any) -> Any:
+        return jnp.zeros(cell.shape, cell.dtype)
+
+
+class _Dry(_random.Stream):
+    """The source of random numbers where only shapes matter; it takes no keys of initial values from the default one."""
+
+    def reserve(self) -> Callable[[], Any]:
+        return lambda: None
+
+
 class _picture:
-    """A module as it is now: clones of the module objects that share the parameters and buffers of the originals."""
+    """A module as it is now: clones of the module objects that share the parameters and buffers of the originals.
+
+    Parameters and buffers whose shape is not known yet are copied, since the originals could be given one later.
+    """
 
     def __init__(self, module: Any):
         if not isinstance(module, Stateful) or not hasattr(module, "named_modules"):
@@ -119,7 +142,7 @@ class _picture:
         for original in originals:
             vars(self._clones[id(original)]).update({name: self._copy(value) for name, value in vars(original).items()})
         self.root = self._clones[id(module)]
-        self.cells: dict[str, Any] = module.named_cells()
+        self.cells: dict[str, Any] = {name: self._copy(cell) for name, cell in module.named_cells().items()}
         self.trainable = {name for name, cell in self.cells.items() if cell.requires_grad}
         self.frozen_parameters = {name for name, _ in module.named_parameters()} - self.trainable
         self.draws = {name: _drawing(cell) for name, cell in self.cells.items()}
@@ -127,6 +150,9 @@ class _picture:
     def _copy(self, value: Any) -> Any:
         """The value with clones in the place of modules, and containers copied, since they could change later."""
         if id(value) in self._clones:
+            return self._clones[id(value)]
+        if isinstance(value, Cell) and value.uninitialized:
+            self._clones[id(value)] = copy.deepcopy(value)
             return self._clones[id(value)]
         if isinstance(value, tuple) and type(value) is not tuple:
             return type(value)(*map(self._copy, value)) if hasattr(value, "_fields") else value
@@ -143,6 +169,43 @@ class _picture:
             keywords = {name: self._copy(item) for name, item in value.keywords.items()}
             return functools.partial(self._copy(value.func), *map(self._copy, value.args), **keywords)
         return value
+
+    def unsettled(self) -> list[str]:
+        """The names of parameters and buffers whose shape is not known yet."""
+        return [name for name, cell in self.cells.items() if cell.uninitialized]
+
+    def require_shapes(self) -> None:
+        if names := self.unsettled():
+            raise _scope.StateError(
+                f"the shapes of {', '.join(map(repr, names))} of {type(self.root).__name__} are not known yet: pass init an "
+                "example of what forward takes, init(rng, x), where x may be a jax.ShapeDtypeStruct. (Where only the shapes "
+                "are needed, jax.eval_shape(init, rng, x) draws no values.)"
+            )
+
+    def settle(self, args: Any, kwargs: Any) -> None:
+        """Lets lazy modules take their shapes from arguments of forward, without computing anything.
+
+        In evaluation mode, which asks least of an example; then in the module's own, for what is left.
+        """
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        places = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
+
+        def run(mode: Any, arrays: Any) -> None:
+            given = list(leaves)
+            for i, array in zip(places, arrays, strict=True):
+                given[i] = array
+            args, kwargs = jax.tree.unflatten(tree, given)
+            with (
+                _random.drawing_from(_Dry(_random.as_key(0))),
+                Scope(dict.fromkeys(self.cells.values(), _Blank("")), mode=mode),
+            ):
+                self.root(*args, **kwargs)
+
+        for mode in (False, OWN):
+            if self.unsettled():
+                jax.eval_shape(
+                    functools.partial(run, mode), [jax.ShapeDtypeStruct(leaves[i].shape, leaves[i].dtype) for i in places]
+                )
 
     def split(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         params = {name: value for name, value in values.items() if name in self.trainable}
@@ -184,6 +247,8 @@ class _picture:
 
 def _drawing(cell: Any) -> Callable[[Any], Any]:
     """How to draw the value of a cell, whatever becomes of the cell later."""
+    if cell.uninitialized:
+        return lambda key: cell.draw(key)
     if cell.drawn:
         copied = cell.__deepcopy__({})
         return lambda key: copied.draw(key)

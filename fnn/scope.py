@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -125,6 +125,7 @@ class Cell:
 
     __slots__ = ("__weakref__", "_baked", "_serial", "_value", "label")
     drawn = False  # whether a value that is None is yet to be drawn
+    uninitialized = False  # whether not even its shape is known yet
 
     def __init__(self, value: Any = None, label: str = "value"):
         self._value = value
@@ -223,6 +224,10 @@ class Missing:
     def __init__(self, message: str):
         self.message = message
 
+    def read(self, cell: Cell) -> Any:
+        """What the cell is read as."""
+        raise StateError(self.message)
+
 
 class Scope:
     """What cells hold inside; writes stay here until the owner takes `written` out.
@@ -253,6 +258,7 @@ class Scope:
         self.held = dict(held or {})
         self.written: dict[Cell, Any] = {}
         self.counters: set[Cell] = set()
+        self.undo: list[Callable[[], None]] = []  # takes back, where the code fails, what is changed in objects themselves
         self.mode = mode
         self.misses = misses
         self.recorders = () if recorder is None else (recorder,)
@@ -295,6 +301,12 @@ class Scope:
         self.closed = True
         if self.outer is not None and self.outer.stale:
             self.outer.renew_token()
+        if error is None and self.outer is not None:
+            self.outer.undo += self.undo
+        elif error is not None and self.undo:
+            for undo in reversed(self.undo):
+                undo()
+            changed()
         if error is not None and (self.staged or kind is Restart):
             for (_, name), (owner, old) in self._replaced.items():
                 if old is _ABSENT:
@@ -361,9 +373,7 @@ class Scope:
             if value is _ABSENT:
                 value = scope.held.get(cell, _ABSENT)
             if value is not _ABSENT:
-                if isinstance(value, Missing):
-                    raise StateError(value.message)
-                return value
+                return value.read(cell) if isinstance(value, Missing) else value
             if scope.misses is not None:
                 lifted = True
                 if cell._serial < scope.serial:

@@ -104,7 +104,7 @@ def normalize_channels(
     """
     floating(function, x.dtype)
     channels = x.shape[1]
-    arrays = {name: None if part is None else array(part, name) for name, part in parts.items()}
+    arrays: dict[str, Any] = {name: None if part is None else array(part, name) for name, part in parts.items()}
     for name, part in arrays.items():
         if part is not None and part.size != channels:
             raise RuntimeError(
@@ -118,9 +118,10 @@ def normalize_channels(
     if (running[0] is None) != (running[1] is None):
         raise ValueError("running_mean and running_var must either both be None or neither be None")
 
-    mean, var, weight, bias = (
+    spread: list[Any] = [
         None if part is None else accumulating(part).reshape(1, channels, *[1] * (x.ndim - 2)) for part in arrays.values()
-    )
+    ]
+    mean, var, weight, bias = spread
     wide = accumulating(x)
     new = running
     if training:

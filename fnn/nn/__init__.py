@@ -4,6 +4,18 @@ from fnn.nn import functional, init, modules, parallel, parameter
 from fnn.nn.modules import *
 from fnn.nn.modules import __all__ as _layers
 from fnn.nn.parallel import DataParallel
-from fnn.nn.parameter import Buffer, Parameter
+from fnn.nn.parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter
 
-__all__ = [*_layers, "Buffer", "DataParallel", "Parameter", "functional", "init", "modules", "parallel", "parameter"]
+__all__ = [
+    *_layers,
+    "Buffer",
+    "DataParallel",
+    "Parameter",
+    "UninitializedBuffer",
+    "UninitializedParameter",
+    "functional",
+    "init",
+    "modules",
+    "parallel",
+    "parameter",
+]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +63,7 @@ class Handle(Cell):
             initializer: a pure function, such as those of `jax.nn.initializers` or `fnn.nn.init`.
             generator: what the key comes from; by default the source in force.
         """
-        scope = _scope.current()
-        if scope is not None and (scope.peek(self) is not None or self._value is not None):
+        if self._is_held():
             key = generator.next_key() if generator is not None else _random.next_key()
             self.value = initializer(key, self.shape, self.dtype)
             return self
@@ -72,6 +72,11 @@ class Handle(Cell):
         if self._value is not None:
             _scope.store({self: None})
         return self
+
+    def _is_held(self) -> bool:
+        """Whether a value is there that only a write in the current scope may replace."""
+        scope = _scope.current()
+        return scope is not None and (scope.peek(self) is not None or self._value is not None)
 
     def _concrete(self) -> Any:
         if self._value is None and self._initializer is not None:
@@ -192,7 +197,7 @@ class Handle(Cell):
 
     def fill_(self, value: Any) -> Self:
         """Sets all elements."""
-        if _scope.current() is not None:
+        if self._is_held():
             self.value = jnp.full(self.shape, value, self.dtype)
             return self
         return self.initialize(lambda key, shape, dtype: jnp.full(shape, value, dtype))
@@ -384,3 +389,135 @@ class Buffer(Handle):
 
     def _settings(self) -> dict[str, Any]:
         return {"persistent": self.persistent}
+
+
+class UninitializedError(ValueError, RuntimeError):
+    """A parameter or buffer was used whose shape is not known yet; torch raises one or the other."""
+
+
+class UninitializedTensorMixin:
+    """What parameters and buffers share while their shape is not known: they have a dtype, and can be converted.
+
+    Until `materialize`, `_initializer` is what conversions to other dtypes and devices shall do with the value.
+    """
+
+    __slots__ = ()
+    _becomes: ClassVar[type[Handle]]
+    uninitialized = True
+    drawn = False
+
+    def materialize(self: Any, shape: Any, device: Any = None, dtype: Any = None) -> None:
+        """Makes it a Parameter or Buffer, of zeros.
+
+        Args:
+            shape: its shape.
+            device: where it is, a `jax.Device` or Sharding.
+            dtype: by default as it was declared.
+        """
+        scope = _scope.current()
+        if scope is not None:
+            if scope.peek(self) is not None:
+                raise _scope.StateError(f"{self.label} was given a value before its shape is known: call the module once")
+            scope.undo.append(functools.partial(_set, self, type(self), (), self._dtype, self._initializer))
+        _set(self, self._becomes, tuple(shape), np.dtype(dtype or self._dtype))
+        self.initialize(lambda key, shape, dtype: jnp.zeros(shape, dtype))
+        if device is not None:
+            self.map(functools.partial(jax.device_put, device=device))
+        _scope.changed()
+
+    def map(self: Any, function: Callable[[jax.Array], jax.Array]) -> None:
+        """Applies a function of arrays to the value that will be; its dtype counts now."""
+        before = self._initializer
+        dtype = np.dtype(jax.eval_shape(function, jax.ShapeDtypeStruct((), self.dtype)).dtype)
+        _set(self, type(self), (), dtype, function if before is None else lambda array: function(before(array)))
+
+    def _refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        raise UninitializedError(
+            f"{self.label} is not initialized: its shape is not known before the module is called with an input. Call it once, "
+            "or give init of fnn.pure an example, before anything else uses its parameters."
+        )
+
+    shape = property(_refuse)
+    initialize = numel = dim = _concrete = _refuse
+
+    def exported(self) -> Any:
+        """Itself: a state_dict has it as it is."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    def __reduce__(self: Any) -> Any:
+        return functools.partial(self.__class__, dtype=self._dtype, **self._settings()), ()
+
+
+def _set(handle: Any, kind: Any, shape: tuple[int, ...], dtype: np.dtype, initializer: Any = None) -> None:
+    handle.__class__, handle._shape, handle._dtype = kind, shape, dtype
+    handle._value, handle._initializer = None, initializer
+
+
+def _declare(handle: Any, requires_grad: bool, device: Any, dtype: Any) -> None:
+    Cell.__init__(handle, label=f"an {type(handle).__name__}")
+    _set(handle, type(handle), (), np.dtype(dtype or jnp.float32))
+    handle._key, handle._grad, handle._requires_grad = None, None, requires_grad
+    if device is not None:
+        handle.map(functools.partial(jax.device_put, device=device))
+
+
+def is_lazy(param: Any) -> bool:
+    """Whether it is a parameter or buffer whose shape is not known yet."""
+    return isinstance(param, UninitializedTensorMixin)
+
+
+class UninitializedParameter(UninitializedTensorMixin, Parameter):
+    """A Parameter whose shape is not known yet; `materialize(shape)` makes it one.
+
+    Args:
+        requires_grad: as for `Parameter`.
+        device: where the value will be, a `jax.Device` or Sharding.
+        dtype: as for `Parameter`; float32 by default.
+
+    Raises:
+        UninitializedError: a ValueError and a RuntimeError, where its shape or value is asked for.
+
+    Example:
+        >>> import fnn
+        >>> weight = fnn.nn.UninitializedParameter()
+        >>> weight
+        <UninitializedParameter>
+        >>> weight.materialize((2, 3))
+        >>> weight.shape
+        (2, 3)
+    """
+
+    __slots__ = ()
+    _becomes = Parameter
+
+    def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None):
+        _declare(self, requires_grad, device, dtype)
+
+
+class UninitializedBuffer(UninitializedTensorMixin, Buffer):
+    """A Buffer whose shape is not known yet; `materialize(shape)` makes it one.
+
+    Args:
+        requires_grad: accepted; buffers require none.
+        device: where the value will be, a `jax.Device` or Sharding.
+        dtype: as for `Buffer`; float32 by default.
+        persistent: whether `state_dict()` has it.
+
+    Raises:
+        UninitializedError: a ValueError and a RuntimeError, where its shape or value is asked for.
+
+    Example:
+        >>> import fnn
+        >>> fnn.nn.UninitializedBuffer()
+        <UninitializedBuffer>
+    """
+
+    __slots__ = ()
+    _becomes = Buffer
+
+    def __init__(self, requires_grad: bool = False, device: Any = None, dtype: Any = None, persistent: bool = True):
+        _declare(self, False, device, dtype)
+        self.persistent = persistent

@@ -10,11 +10,20 @@ import numpy as np
 
 from fnn import functional as F
 from fnn.nn import init
+from fnn.nn.modules.lazy import LazyModuleMixin
 from fnn.nn.modules.module import Module
 from fnn.nn.modules.normalization import Affine
 from fnn.nn.parameter import Buffer
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "SyncBatchNorm",
+]
 
 _ARGS = """
     Args:
@@ -264,3 +273,83 @@ class SyncBatchNorm(_BatchNorm):
         for name, child in module.named_children():
             converted.add_module(name, cls.convert_sync_batchnorm(child, process_group, axis_name=axis_name))
         return converted
+
+
+class LazyNorm(LazyModuleMixin, _NormBase):
+    """What lazy batch and instance normalization share."""
+
+    def __init__(
+        self,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(0, eps, momentum, False, False)
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        if track_running_stats:
+            self.num_batches_tracked = Buffer(init.zeros, (), np.int64)
+        waiting = {"weight": affine, "bias": affine and bias, "running_mean": track_running_stats}
+        names = [name for name, wanted in {**waiting, "running_var": track_running_stats}.items() if wanted]
+        self._await(device, dtype, *names)
+
+    def initialize_parameters(self, input: Any) -> None:
+        """Takes `num_features` from an input of forward."""
+        if self.has_uninitialized_params():
+            self.num_features = np.shape(input)[1]
+            for handle in self._lazy().values():
+                handle.materialize((self.num_features,))
+            self.reset_parameters()
+
+
+class LazyBatchNorm1d(LazyNorm, BatchNorm1d):
+    """A `BatchNorm1d` that takes `num_features` from axis 1 of its first input, and is a `BatchNorm1d` from then on.
+
+    Args:
+        eps, momentum, affine, track_running_stats, device, dtype, bias: as for `BatchNorm1d`.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyBatchNorm1d()
+        >>> layer(jnp.ones((2, 3, 4))).shape, layer.num_features
+        ((2, 3, 4), 3)
+    """
+
+    cls_to_become = BatchNorm1d
+
+
+class LazyBatchNorm2d(LazyNorm, BatchNorm2d):
+    """A `BatchNorm2d` that takes `num_features` from axis 1 of its first input, and is a `BatchNorm2d` from then on.
+
+    Args:
+        eps, momentum, affine, track_running_stats, device, dtype, bias: as for `BatchNorm2d`.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyBatchNorm2d()
+        >>> layer(jnp.ones((2, 3, 4, 4))).shape, layer.num_features
+        ((2, 3, 4, 4), 3)
+    """
+
+    cls_to_become = BatchNorm2d
+
+
+class LazyBatchNorm3d(LazyNorm, BatchNorm3d):
+    """A `BatchNorm3d` that takes `num_features` from axis 1 of its first input, and is a `BatchNorm3d` from then on.
+
+    Args:
+        eps, momentum, affine, track_running_stats, device, dtype, bias: as for `BatchNorm3d`.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyBatchNorm3d()
+        >>> layer(jnp.ones((2, 3, 4, 4, 4))).shape, layer.num_features
+        ((2, 3, 4, 4, 4), 3)
+    """
+
+    cls_to_become = BatchNorm3d

@@ -10,11 +10,25 @@ import numpy as np
 
 from fnn import functional as F
 from fnn.nn import init
+from fnn.nn.modules.lazy import LazyModuleMixin
 from fnn.nn.modules.module import Module
 from fnn.nn.modules.utils import _ntuple
 from fnn.nn.parameter import Parameter
 
-__all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
+__all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "LazyConv1d",
+    "LazyConv2d",
+    "LazyConv3d",
+    "LazyConvTranspose1d",
+    "LazyConvTranspose2d",
+    "LazyConvTranspose3d",
+]
 
 _ARGS = """
     Args:
@@ -78,14 +92,17 @@ class _ConvNd(Module):
         self.output_padding = output_padding
         self.groups = groups
         self.padding_mode = padding_mode
-        channels = (in_channels, out_channels // groups) if transposed else (out_channels, in_channels // groups)
-        self.weight = Parameter(init.zeros, (*channels, *kernel_size), dtype)
+        self.weight = Parameter(init.zeros, self._weight_shape(), dtype)
         if bias:
             self.bias = Parameter(init.zeros, (out_channels,), dtype)
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()
         self._place(device)
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        ends = (self.in_channels, self.out_channels) if self.transposed else (self.out_channels, self.in_channels)
+        return (ends[0], ends[1] // self.groups, *self.kernel_size)
 
     def reset_parameters(self) -> None:
         """Sets the initial distributions."""
@@ -388,3 +405,190 @@ class ConvTranspose3d(_ConvTransposeNd):
     """
 
     _axes = 3
+
+
+class _LazyConvNd(LazyModuleMixin, _ConvNd):
+    """What lazy convolutions share."""
+
+    def initialize_parameters(self, input: Any, *args: Any, **kwargs: Any) -> None:
+        """Takes `in_channels` from an input of forward."""
+        if not self.has_uninitialized_params():
+            return
+        shape, n = np.shape(input), self._axes
+        if len(shape) not in (n + 1, n + 2):
+            raise RuntimeError(
+                f"Expected {n + 1}D (unbatched) or {n + 2}D (batched) input to {type(self).__name__}, but got input of size: "
+                f"{list(shape)}"
+            )
+        self.in_channels = shape[-n - 1]
+        if self.in_channels % self.groups:
+            raise ValueError(f"in_channels must be divisible by groups, got {self.in_channels} and {self.groups}")
+        self.weight.materialize(self._weight_shape())
+        if self.bias is not None:
+            self.bias.materialize((self.out_channels,))
+        self.reset_parameters()
+
+
+class _LazyConv(_LazyConvNd, _Conv):
+    def __init__(
+        self,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(0, 0, kernel_size, stride, padding, dilation, groups, False, padding_mode)
+        self.out_channels = out_channels
+        self._await(device, dtype, "weight", *["bias"] * bias)
+
+
+class _LazyConvTranspose(_LazyConvNd, _ConvTransposeNd):
+    def __init__(
+        self,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(0, 0, kernel_size, stride, padding, output_padding, groups, False, dilation, padding_mode)
+        self.out_channels = out_channels
+        self._await(device, dtype, "weight", *["bias"] * bias)
+
+
+class LazyConv1d(_LazyConv, Conv1d):
+    """A `Conv1d` that takes `in_channels` from its first input, and is a `Conv1d` from then on.
+
+    Args:
+        out_channels, kernel_size, stride, padding, dilation, groups, bias: as for `Conv1d`.
+        padding_mode, device, dtype: likewise.
+
+    Raises:
+        RuntimeError: by the first call, where the input has another number of axes.
+        ValueError: by the first call, where its channels are not divisible by groups.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyConv1d(33, 3)
+        >>> layer(jnp.ones((20, 16, 50))).shape, layer.in_channels
+        ((20, 33, 48), 16)
+    """
+
+    cls_to_become = Conv1d
+
+
+class LazyConv2d(_LazyConv, Conv2d):
+    """A `Conv2d` that takes `in_channels` from its first input, and is a `Conv2d` from then on.
+
+    Args:
+        out_channels, kernel_size, stride, padding, dilation, groups, bias: as for `Conv2d`.
+        padding_mode, device, dtype: likewise.
+
+    Raises:
+        RuntimeError: by the first call, where the input has another number of axes.
+        ValueError: by the first call, where its channels are not divisible by groups.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyConv2d(33, 3)
+        >>> layer(jnp.ones((2, 16, 9, 9))).shape, layer.in_channels
+        ((2, 33, 7, 7), 16)
+    """
+
+    cls_to_become = Conv2d
+
+
+class LazyConv3d(_LazyConv, Conv3d):
+    """A `Conv3d` that takes `in_channels` from its first input, and is a `Conv3d` from then on.
+
+    Args:
+        out_channels, kernel_size, stride, padding, dilation, groups, bias: as for `Conv3d`.
+        padding_mode, device, dtype: likewise.
+
+    Raises:
+        RuntimeError: by the first call, where the input has another number of axes.
+        ValueError: by the first call, where its channels are not divisible by groups.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyConv3d(33, 3)
+        >>> layer(jnp.ones((1, 4, 5, 5, 5))).shape, layer.in_channels
+        ((1, 33, 3, 3, 3), 4)
+    """
+
+    cls_to_become = Conv3d
+
+
+class LazyConvTranspose1d(_LazyConvTranspose, ConvTranspose1d):
+    """A `ConvTranspose1d` that takes `in_channels` from its first input, and is a `ConvTranspose1d` from then on.
+
+    Args:
+        out_channels, kernel_size, stride, padding, output_padding, dilation, groups, bias: as for `ConvTranspose1d`.
+        padding_mode, device, dtype: likewise.
+
+    Raises:
+        RuntimeError: by the first call, where the input has another number of axes.
+        ValueError: by the first call, where its channels are not divisible by groups.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyConvTranspose1d(33, 3)
+        >>> layer(jnp.ones((20, 16, 50))).shape, layer.in_channels
+        ((20, 33, 52), 16)
+    """
+
+    cls_to_become = ConvTranspose1d
+
+
+class LazyConvTranspose2d(_LazyConvTranspose, ConvTranspose2d):
+    """A `ConvTranspose2d` that takes `in_channels` from its first input, and is a `ConvTranspose2d` from then on.
+
+    Args:
+        out_channels, kernel_size, stride, padding, output_padding, dilation, groups, bias: as for `ConvTranspose2d`.
+        padding_mode, device, dtype: likewise.
+
+    Raises:
+        RuntimeError: by the first call, where the input has another number of axes.
+        ValueError: by the first call, where its channels are not divisible by groups.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyConvTranspose2d(33, 3)
+        >>> layer(jnp.ones((2, 16, 9, 9))).shape, layer.in_channels
+        ((2, 33, 11, 11), 16)
+    """
+
+    cls_to_become = ConvTranspose2d
+
+
+class LazyConvTranspose3d(_LazyConvTranspose, ConvTranspose3d):
+    """A `ConvTranspose3d` that takes `in_channels` from its first input, and is a `ConvTranspose3d` from then on.
+
+    Args:
+        out_channels, kernel_size, stride, padding, output_padding, dilation, groups, bias: as for `ConvTranspose3d`.
+        padding_mode, device, dtype: likewise.
+
+    Raises:
+        RuntimeError: by the first call, where the input has another number of axes.
+        ValueError: by the first call, where its channels are not divisible by groups.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyConvTranspose3d(33, 3)
+        >>> layer(jnp.ones((1, 4, 5, 5, 5))).shape, layer.in_channels
+        ((1, 33, 7, 7, 7), 4)
+    """
+
+    cls_to_become = ConvTranspose3d

@@ -10,9 +10,16 @@ import numpy as np
 
 from fnn import functional as F
 from fnn.arrays import as_array
-from fnn.nn.modules.batchnorm import _expect, _NormBase
+from fnn.nn.modules.batchnorm import LazyNorm, _expect, _NormBase
 
-__all__ = ["InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"]
+__all__ = [
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LazyInstanceNorm1d",
+    "LazyInstanceNorm2d",
+    "LazyInstanceNorm3d",
+]
 
 _ARGS = """
     Args:
@@ -150,3 +157,54 @@ class InstanceNorm3d(_InstanceNorm):
         (3, 4, 4, 4)
     """
     _axes = 3
+
+
+class LazyInstanceNorm1d(LazyNorm, InstanceNorm1d):
+    """A `InstanceNorm1d` that takes `num_features` from axis 1 of its first input, and is a `InstanceNorm1d` from then on.
+
+    Args:
+        eps, momentum, device, dtype, bias: as for `InstanceNorm1d`.
+        affine, track_running_stats: likewise; True by default, as in torch.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyInstanceNorm1d()
+        >>> layer(jnp.ones((2, 3, 4))).shape, layer.num_features
+        ((2, 3, 4), 3)
+    """
+
+    cls_to_become = InstanceNorm1d
+
+
+class LazyInstanceNorm2d(LazyNorm, InstanceNorm2d):
+    """A `InstanceNorm2d` that takes `num_features` from axis 1 of its first input, and is a `InstanceNorm2d` from then on.
+
+    Args:
+        eps, momentum, device, dtype, bias: as for `InstanceNorm2d`.
+        affine, track_running_stats: likewise; True by default, as in torch.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyInstanceNorm2d()
+        >>> layer(jnp.ones((2, 3, 4, 4))).shape, layer.num_features
+        ((2, 3, 4, 4), 3)
+    """
+
+    cls_to_become = InstanceNorm2d
+
+
+class LazyInstanceNorm3d(LazyNorm, InstanceNorm3d):
+    """A `InstanceNorm3d` that takes `num_features` from axis 1 of its first input, and is a `InstanceNorm3d` from then on.
+
+    Args:
+        eps, momentum, device, dtype, bias: as for `InstanceNorm3d`.
+        affine, track_running_stats: likewise; True by default, as in torch.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyInstanceNorm3d()
+        >>> layer(jnp.ones((2, 3, 4, 4, 4))).shape, layer.num_features
+        ((2, 3, 4, 4, 4), 3)
+    """
+
+    cls_to_become = InstanceNorm3d

@@ -6,13 +6,15 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 
 from fnn.functional import bilinear, linear
 from fnn.nn import init
+from fnn.nn.modules.lazy import LazyModuleMixin
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Parameter
 
-__all__ = ["Bilinear", "Identity", "Linear"]
+__all__ = ["Bilinear", "Identity", "LazyLinear", "Linear"]
 
 
 class Identity(Module):
@@ -153,3 +155,44 @@ class Bilinear(Module):
             f"in1_features={self.in1_features}, in2_features={self.in2_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}"
         )
+
+
+class LazyLinear(LazyModuleMixin, Linear):
+    """A `Linear` that takes `in_features` from its first input, and is a `Linear` from then on.
+
+    Args:
+        out_features: the size of the output's last axis.
+        bias: whether there is a bias.
+        device: where the parameters are; by default where JAX puts arrays.
+        dtype: of the parameters.
+
+    Example:
+        >>> import fnn.nn as nn, jax.numpy as jnp
+        >>> layer = nn.LazyLinear(30)
+        >>> layer(jnp.ones((128, 20))).shape, layer
+        ((128, 30), Linear(in_features=20, out_features=30, bias=True))
+    """
+
+    cls_to_become = Linear
+
+    def __init__(self, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
+        super().__init__(0, 0, False)
+        self.out_features = out_features
+        self._await(device, dtype, "weight", *["bias"] * bias)
+
+    def initialize_parameters(self, input: Any) -> None:
+        """Takes `in_features` from an input of forward."""
+        features = np.shape(input)[-1]
+        if self.has_uninitialized_params():
+            self.in_features = features
+            self.weight.materialize((self.out_features, features))
+            if self.bias is not None:
+                self.bias.materialize((self.out_features,))
+            self.reset_parameters()
+        if self.in_features == 0:  # a state_dict has been loaded
+            if features != self.weight.shape[-1]:
+                raise AssertionError(
+                    f"The in_features inferred from input: {features} is not equal to in_features from self.weight: "
+                    f"{self.weight.shape[-1]}"
+                )
+            self.in_features = features

@@ -15,7 +15,7 @@ import numpy as np
 from fnn import scope as _scope
 from fnn.arrays import as_array
 from fnn.guards import Registry, Stateful, touch
-from fnn.nn.parameter import Buffer, Handle, Parameter
+from fnn.nn.parameter import Buffer, Handle, Parameter, is_lazy
 from fnn.scope import Cell, Scope
 from fnn.transforms import restartable
 
@@ -615,6 +615,8 @@ class Module(Stateful):
                     missing_keys.append(key)
                 continue
             value = state_dict[key]
+            if is_lazy(value) and is_lazy(handle):
+                continue
             if isinstance(value, (str, bytes)) or not (
                 hasattr(value, "shape") or np.isscalar(value) or isinstance(value, list)
             ):
@@ -675,12 +677,12 @@ class Module(Stateful):
 
         with Scope() as scope:
             load(self, "")
-        if strict:
-            for kind, keys in (("Unexpected", unexpected), ("Missing", missing)):
-                if keys:
-                    errors.insert(0, f"{kind} key(s) in state_dict: " + ", ".join(f'"{key}"' for key in keys) + ". ")
-        if errors:
-            raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors))
+            if strict:
+                for kind, keys in (("Unexpected", unexpected), ("Missing", missing)):
+                    if keys:
+                        errors.insert(0, f"{kind} key(s) in state_dict: " + ", ".join(f'"{key}"' for key in keys) + ". ")
+            if errors:
+                raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors))
         _scope.commit(scope.written)
         return IncompatibleKeys(missing, unexpected)
 
