@@ -40,6 +40,8 @@ class Handle(Cell):
         self._initializer: Initializer | None = None
         if callable(data) and not hasattr(data, "__array__") and not hasattr(data, "__jax_array__"):
             self._shape = (shape,) if isinstance(shape, int) else tuple(shape or ())
+            if min(self._shape, default=0) < 0:
+                raise RuntimeError(f"trying to create {label} with negative dimension {min(self._shape)}: {list(self._shape)}")
             self._dtype = np.dtype(dtype or jnp.float32)
             self.initialize(data)
         else:

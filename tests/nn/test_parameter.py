@@ -178,3 +178,8 @@ def test_a_tied_weight_stays_tied_in_a_copy():
 def test_repr():
     assert repr(nn.Parameter(nn.init.zeros, (2, 3))) == "Parameter containing:\nshape=(2, 3), dtype=float32"
     assert repr(nn.Buffer(np.float32(1.0))) == "Buffer containing:\n1.0"
+
+
+def test_a_shape_is_not_negative():
+    with pytest.raises(RuntimeError, match=r"negative dimension -1: \[4, -1\]"):
+        Parameter(jax.nn.initializers.ones, (4, -1))

@@ -20,8 +20,6 @@ class _Table(Module):
 
     def _make(self, padding_idx: int | None, weight: Any, requires_grad: bool, device: Any, dtype: Any) -> None:
         size = (self.num_embeddings, self.embedding_dim)
-        if min(size) < 0:
-            raise RuntimeError(f"Trying to create tensor with negative dimension: {size}")
         if padding_idx is not None:
             if not -size[0] <= padding_idx < max(size[0], 1):
                 raise AssertionError(f"Padding_idx must be within num_embeddings, got {padding_idx} for {size[0]} embeddings")
