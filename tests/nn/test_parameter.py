@@ -182,4 +182,4 @@ def test_repr():
 
 def test_a_shape_is_not_negative():
     with pytest.raises(RuntimeError, match=r"negative dimension -1: \[4, -1\]"):
-        Parameter(jax.nn.initializers.ones, (4, -1))
+        nn.Parameter(jax.nn.initializers.ones, (4, -1))
