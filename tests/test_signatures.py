@@ -9,8 +9,8 @@ from oracle import torch
 import fnn.functional
 import fnn.nn
 
-# Ours differ where an initialiser and its shape can be given.
-OWN = {"Module", "Parameter", "Buffer"}
+# Ours differ where an initialiser and its shape can be given; torch's deprecation hides what Container takes.
+OWN = {"Module", "Parameter", "Buffer", "Container"}
 # torch's say only *args and **kwargs.
 OPEN = {"forward", "to", "state_dict"}
 
