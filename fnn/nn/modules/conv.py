@@ -161,8 +161,9 @@ class _Conv(_ConvNd):
             dtype,
         )
 
-    def _pads(self) -> list[int]:
-        """The pads of each axis, last axis first, as `F.pad` takes them."""
+    @property
+    def _reversed_padding_repeated_twice(self) -> list[int]:
+        """The pads of each axis, last axis first, as `F.pad` takes them; model code uses torch's name for them."""
         pads = [(p, p) for p in self.padding] if not isinstance(self.padding, str) else [(0, 0)] * self._axes
         if self.padding == "same":
             totals = [d * (k - 1) for k, d in zip(self.kernel_size, self.dilation, strict=True)]
@@ -173,7 +174,7 @@ class _Conv(_ConvNd):
         function = (F.conv1d, F.conv2d, F.conv3d)[self._axes - 1]
         padding: Any = self.padding
         if self.padding_mode != "zeros":
-            input, padding = F.pad(input, self._pads(), mode=self.padding_mode), 0
+            input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
         return function(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def forward(self, input: Any) -> jax.Array:
@@ -217,8 +218,9 @@ class _ConvTransposeNd(_ConvNd):
             dtype,
         )
 
-    def _output_padding(self, input: Any, output_size: Any) -> tuple[int, ...]:
-        """What must be added behind each axis for an output of a given size."""
+    def _output_padding(self, input: Any, output_size: Any, *sizes: Any) -> tuple[int, ...]:
+        """What must be added behind each axis for an output of a given size; the layer's own sizes, which torch's method
+        is given as well, count for nothing."""
         if output_size is None:
             return self.output_padding
         n, shape = self._axes, np.shape(input)
