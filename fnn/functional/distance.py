@@ -118,7 +118,7 @@ def _largest(x: jax.Array) -> jax.Array:
 @_largest.defjvp
 def _largest_jvp(primals: Any, tangents: Any) -> Any:
     (x,), (tangent,) = primals, tangents
-    largest = x.max(-1)
+    largest = _largest(x)
     return largest, jnp.where(x == largest[..., None], tangent, 0).sum(-1)
 
 
