@@ -22,10 +22,12 @@ from typing import Any
 HERE = Path(__file__).parent
 BATCH = 12  # entries a worker process, since starting one takes seconds
 INTRODUCTION = {
-    "samples": "PyTorch's own test databases, `op_db` and `module_db`, and cases of our own where they have none, in float32: "
+    "samples": "PyTorch's own test databases, `op_db` (samples and reference inputs), `module_db` and `common_nn`, and cases of "
+    "our own where they have none, in float32: "
     "every sample through torch and through fnn (structure, shape, dtype, values, gradients for a random cotangent, "
     "state_dict keys, buffers after the call; eagerly and under jit); every error input must be refused before anything "
-    "compiles or is written. Random functions are compared by shape, mean and rate.",
+    "compiles or is written. Values agree to 1e-5, absolute and relative to the largest; a gradient that does not must be as "
+    "close to torch's float64 as torch's own float32 is. Random functions are compared by shape, mean and rate.",
     "transformations": "Three samples of each entry of PyTorch's test databases under JAX's transformations: forward and "
     "reverse mode agree, so do the two ways to a Hessian-vector product, in float64; vmap, and vmap of the gradient, give "
     "what a loop gives; forward and gradient export for cpu, cuda and tpu.",

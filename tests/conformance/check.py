@@ -224,17 +224,22 @@ def _compare_gradients(pair: Pair, expected: Any) -> None:
             given[i] = cotangent.conj() if jnp.iscomplexobj(cotangent) else cotangent
         return outputs, pull(given)
 
+    def gradients_of(pair: Pair, tensors: list[Any]) -> Any:
+        given = [torch.tensor(c).to(tensors[i].dtype) for i, c in zip(places, cotangents, strict=True)]
+        return torch.autograd.grad([tensors[i] for i in places], pair.tensors, given, allow_unused=True, materialize_grads=True)
+
     outputs, gradients = both(pair.floats, cotangents)
     compare(outputs, tensors, "output under jit")
-    theirs = torch.autograd.grad(
-        [tensors[i] for i in places],
-        pair.tensors,
-        [torch.tensor(c) for c in cotangents],
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    for i, (gradient, other) in enumerate(zip(gradients, theirs, strict=True)):
-        compare(gradient.conj() if jnp.iscomplexobj(gradient) else gradient, other, f"gradient of operand {i}")
+    for i, (gradient, other) in enumerate(zip(gradients, gradients_of(pair, tensors), strict=True)):
+        ours = gradient.conj() if jnp.iscomplexobj(gradient) else gradient
+        try:
+            compare(ours, other, f"gradient of operand {i}")
+        except Mismatch:
+            # Long sums in float32: torch's own error against its float64 says what can be asked.
+            exact = Pair(pair._call, torch.float64)
+            right = gradients_of(exact, pytree.tree_leaves(exact.theirs(*exact.tensors)))[i]
+            if not np.abs(np.asarray(ours) - right.numpy()).max() <= (other - right).abs().max().item():
+                raise
 
 
 def _check_random(pair: Pair, expected: Any) -> str:
