@@ -22,7 +22,7 @@ from typing import Any
 HERE = Path(__file__).parent
 BATCH = 12  # entries a worker process, since starting one takes seconds
 INTRODUCTION = {
-    "samples": "PyTorch's own test databases, `op_db` (samples and reference inputs), `module_db` and `common_nn`, and cases of "
+    "samples": "PyTorch's own test databases, `op_db` with its reference inputs, `module_db` and `common_nn`, and cases of "
     "our own where they have none, in float32: "
     "every sample through torch and through fnn (structure, shape, dtype, values, gradients for a random cotangent, "
     "state_dict keys, buffers after the call; eagerly and under jit); every error input must be refused before anything "

@@ -12,10 +12,6 @@ from fnn.nn.modules.container import *
 from fnn.nn.modules.container import __all__ as _container
 from fnn.nn.modules.conv import *
 from fnn.nn.modules.conv import __all__ as _conv
-from fnn.nn.modules.cross_entropy import *
-from fnn.nn.modules.cross_entropy import __all__ as _cross_entropy
-from fnn.nn.modules.ctc import *
-from fnn.nn.modules.ctc import __all__ as _ctc
 from fnn.nn.modules.distance import *
 from fnn.nn.modules.distance import __all__ as _distance
 from fnn.nn.modules.dropout import *
@@ -30,8 +26,6 @@ from fnn.nn.modules.linear import *
 from fnn.nn.modules.linear import __all__ as _linear
 from fnn.nn.modules.loss import *
 from fnn.nn.modules.loss import __all__ as _loss
-from fnn.nn.modules.margin import *
-from fnn.nn.modules.margin import __all__ as _margin
 from fnn.nn.modules.module import *
 from fnn.nn.modules.module import __all__ as _module
 from fnn.nn.modules.normalization import *
@@ -54,8 +48,6 @@ __all__ = [
     *_channelshuffle,
     *_container,
     *_conv,
-    *_cross_entropy,
-    *_ctc,
     *_distance,
     *_dropout,
     *_flatten,
@@ -63,7 +55,6 @@ __all__ = [
     *_instancenorm,
     *_linear,
     *_loss,
-    *_margin,
     *_module,
     *_normalization,
     *_padding,

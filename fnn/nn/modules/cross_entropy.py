@@ -10,8 +10,8 @@ import jax
 
 from fnn import functional as F
 from fnn.functional.cross_entropy import LinearCrossEntropyOptions
+from fnn.nn.modules.function import _WeightedLoss
 from fnn.nn.modules.linear import Linear
-from fnn.nn.modules.loss import _WeightedLoss
 
 __all__ = ["CrossEntropyLoss", "LinearCrossEntropyLoss", "LinearCrossEntropyOptions", "NLLLoss", "NLLLoss2d"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from fnn import functional as F
-from fnn.nn.modules.loss import _Loss
+from fnn.nn.modules.function import _Loss
 
 __all__ = ["CTCLoss"]
 

@@ -1,4 +1,4 @@
-"""Layers that are one call of a function."""
+"""Layers that are one call of a function, and what losses add to them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import jax
+
+from fnn.functional.loss import reduction_of
 from fnn.nn.modules.module import Module
+from fnn.nn.parameter import Buffer
 
 
 class FunctionModule(Module):
@@ -37,3 +41,36 @@ class FunctionModule(Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self._chosen().items() if name != "inplace" or value)
+
+
+class _Loss(FunctionModule):
+    """What losses share: the reduction, and a forward that is one call of a function."""
+
+    reduction: str
+
+    def __init__(self, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean") -> None:
+        older = size_average is not None or reduce is not None
+        super().__init__(reduction=reduction_of(size_average, reduce, reduction) if older else reduction)
+
+    def _chosen(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._hyperparameters if name not in ("size_average", "reduce")}
+
+    def forward(self, input: Any, target: Any) -> jax.Array:  # type: ignore[override]
+        return type(self)._function(input, target, **self._chosen())
+
+    def extra_repr(self) -> str:
+        return ""
+
+
+class _WeightedLoss(_Loss):
+    """What losses with a weight for each class share."""
+
+    def __init__(
+        self, weight: Any = None, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self._register_weights(weight=weight)
+
+    def _register_weights(self, **weights: Any) -> None:
+        for name, weight in weights.items():
+            self.register_buffer(name, None if weight is None else Buffer(weight))

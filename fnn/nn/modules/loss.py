@@ -1,4 +1,4 @@
-"""Losses of elements. Others are in `margin`, those of class likelihoods in `cross_entropy`, and `ctc`."""
+"""Losses: of elements here; with a margin, of class likelihoods and of sequences in files of their own, named here too."""
 
 from __future__ import annotations
 
@@ -7,54 +7,53 @@ from typing import Any
 import jax
 
 from fnn import functional as F
-from fnn.functional.loss import reduction_of
-from fnn.nn.modules.function import FunctionModule
-from fnn.nn.parameter import Buffer
+from fnn.nn.modules.cross_entropy import (
+    CrossEntropyLoss,
+    LinearCrossEntropyLoss,
+    LinearCrossEntropyOptions,
+    NLLLoss,
+    NLLLoss2d,
+)
+from fnn.nn.modules.ctc import CTCLoss
+from fnn.nn.modules.function import _Loss, _WeightedLoss
+from fnn.nn.modules.margin import (
+    CosineEmbeddingLoss,
+    HingeEmbeddingLoss,
+    MarginRankingLoss,
+    MultiLabelMarginLoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
+    SoftMarginLoss,
+    TripletMarginLoss,
+    TripletMarginWithDistanceLoss,
+)
 
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CTCLoss",
+    "CosineEmbeddingLoss",
+    "CrossEntropyLoss",
     "GaussianNLLLoss",
+    "HingeEmbeddingLoss",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
+    "LinearCrossEntropyLoss",
+    "LinearCrossEntropyOptions",
     "MSELoss",
+    "MarginRankingLoss",
+    "MultiLabelMarginLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
+    "NLLLoss",
+    "NLLLoss2d",
     "PoissonNLLLoss",
     "SmoothL1Loss",
+    "SoftMarginLoss",
+    "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
 ]
-
-
-class _Loss(FunctionModule):
-    """What losses share: the reduction, and a forward that is one call of a function."""
-
-    reduction: str
-
-    def __init__(self, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean") -> None:
-        older = size_average is not None or reduce is not None
-        super().__init__(reduction=reduction_of(size_average, reduce, reduction) if older else reduction)
-
-    def _chosen(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._hyperparameters if name not in ("size_average", "reduce")}
-
-    def forward(self, input: Any, target: Any) -> jax.Array:  # type: ignore[override]
-        return type(self)._function(input, target, **self._chosen())
-
-    def extra_repr(self) -> str:
-        return ""
-
-
-class _WeightedLoss(_Loss):
-    """What losses with a weight for each class share."""
-
-    def __init__(
-        self, weight: Any = None, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
-    ) -> None:
-        super().__init__(size_average, reduce, reduction)
-        self._register_weights(weight=weight)
-
-    def _register_weights(self, **weights: Any) -> None:
-        for name, weight in weights.items():
-            self.register_buffer(name, None if weight is None else Buffer(weight))
 
 
 class L1Loss(_Loss):

@@ -9,7 +9,7 @@ import jax
 
 from fnn import functional as F
 from fnn.nn.modules.distance import PairwiseDistance
-from fnn.nn.modules.loss import _Loss, _WeightedLoss
+from fnn.nn.modules.function import _Loss, _WeightedLoss
 
 __all__ = [
     "CosineEmbeddingLoss",
