@@ -169,7 +169,8 @@ def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: b
         min_val = max(min_val, 0)
     low, high = _number(min_val, x.dtype), _number(max_val, x.dtype)
     y = accumulating(x)
-    return jnp.where(y <= low, low, jnp.where(y >= high, high, y)).astype(x.dtype)
+    # Outside, the clip gives the limits and passes NaN on; its own derivative at the limits is not torch's.
+    return jnp.where((y > low) & (y < high), y, lax.stop_gradient(jnp.clip(y, low, high))).astype(x.dtype)
 
 
 def relu6(input: Any, inplace: bool = False) -> jax.Array:
@@ -237,8 +238,9 @@ def _exponential_linear(x: jax.Array, negative: Any, positive: Any, rate: Any) -
 
     At 0 the slope is that of the negative side, and there is no curvature.
     """
-    below = negative * jnp.expm1(jnp.where(x < 0, x, 0) * rate)
-    return jnp.where(x < 0, below, x * jnp.where(x == 0, negative * rate, positive))
+    bent = ~(x >= 0)  # NaN too, which has no gradient but NaN
+    below = negative * jnp.expm1(jnp.where(bent, x, 0) * rate)
+    return jnp.where(bent, below, x * jnp.where(x == 0, negative * rate, positive))
 
 
 @_activation()
@@ -518,10 +520,12 @@ def logsigmoid(input: Any) -> jax.Array:
     return jax.nn.log_sigmoid(input)
 
 
-def _within(x: jax.Array, limit: Any) -> jax.Array:
-    """Where elements are from −limit to limit, which is rounded to their dtype, as torch does it."""
-    limit = jnp.asarray(limit, x.dtype)
-    return (x >= -limit) & (x <= limit)
+def _shrunk(x: jax.Array, limit: Any, distance: Any) -> jax.Array:
+    """Elements beyond ±limit closer to 0 by a distance, else 0, and NaN for NaN, without a gradient."""
+    rounded = jnp.asarray(limit, x.dtype)  # to their dtype, as torch does it
+    y = accumulating(x)
+    beyond = (x > rounded) | (x < -rounded)
+    return jnp.where(beyond, y - jnp.sign(y) * distance, lax.stop_gradient(jnp.where(jnp.isnan(y), y, 0))).astype(x.dtype)
 
 
 def hardshrink(input: Any, lambd: float = 0.5) -> jax.Array:
@@ -541,7 +545,7 @@ def hardshrink(input: Any, lambd: float = 0.5) -> jax.Array:
     """
     x = array(input, "input")
     floating("hardshrink", x.dtype)
-    return jnp.where(_within(x, lambd), jnp.zeros((), x.dtype), x)
+    return _shrunk(x, lambd, 0)
 
 
 def softshrink(input: Any, lambd: float = 0.5) -> jax.Array:
@@ -564,8 +568,7 @@ def softshrink(input: Any, lambd: float = 0.5) -> jax.Array:
     floating("softshrink", x.dtype)
     if not lambd >= 0:
         raise RuntimeError(f"lambda must be greater or equal to 0, but found to be {lambd}")
-    y = accumulating(x)
-    return jnp.where(_within(x, lambd), 0, y - jnp.sign(y) * lambd).astype(x.dtype)
+    return _shrunk(x, lambd, lambd)
 
 
 @_activation(jnp.complexfloating, jnp.integer)

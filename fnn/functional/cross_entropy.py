@@ -329,9 +329,13 @@ def linear_cross_entropy(
                 f"target.dtype={t.dtype.name}, out_features={tuple(outer)}.",
                 stacklevel=2,
             )
-        logits = linear(x, m.reshape(-1, features), None if b is None else b.reshape(-1))
-        logits = logits.reshape(*x.shape[:-1], *m.shape[:-1])
-        return cross_entropy(logits, t, weight, None, ignored, None, reduction, label_smoothing)
+
+        def loss(logits: jax.Array) -> jax.Array:
+            return cross_entropy(logits, t, weight, None, ignored, None, reduction, label_smoothing)
+
+        shape = (*x.shape[:-1], *m.shape[:-1])
+        jax.eval_shape(loss, jax.ShapeDtypeStruct(shape, x.dtype))  # refuses a target before anything is computed
+        return loss(linear(x, m.reshape(-1, features), None if b is None else b.reshape(-1)).reshape(shape))
     return _chunked(x, m, t, b, weight, reduction, ignored, options)
 
 

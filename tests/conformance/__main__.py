@@ -28,10 +28,10 @@ INTRODUCTION = {
     "state_dict keys, buffers after the call; eagerly and under jit); every error input must be refused before anything "
     "compiles or is written. Values agree to 1e-5, absolute and relative to the largest; a gradient that does not must be as "
     "close to torch's float64 as torch's own float32 is. Random functions are compared by shape, mean and rate.",
-    "transformations": "Three samples of each entry of PyTorch's test databases under JAX's transformations: forward and "
+    "transformations": "A sample of each entry of PyTorch's test databases under JAX's transformations: forward and "
     "reverse mode agree, so do the two ways to a Hessian-vector product, in float64; vmap, and vmap of the gradient, give "
     "what a loop gives; forward and gradient export for cpu, cuda and tpu.",
-    "dtypes": "Three samples of each entry of PyTorch's test databases: in float64; in bfloat16, where the error against "
+    "dtypes": "A sample of each entry of PyTorch's test databases: in float64; in bfloat16, where the error against "
     "float64 may be torch's own and half a unit in the last place more; and with a NaN and an infinity among the operands.",
 }
 
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="entries, as nn.functional.pad.constant or Conv2d, or single cases: Conv2d#3")
     parser.add_argument("--family", action="append", default=[], help="only entries of these files, as functional/pooling")
     parser.add_argument(
-        "--measure", choices=INTRODUCTION, default="samples", help="every sample, or three an entry in other ways"
+        "--measure", choices=INTRODUCTION, default="samples", help="every sample, or one an entry in other ways"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="how many processes")
     parser.add_argument("--limit", type=float, default=60, help="seconds a case")
@@ -86,7 +86,7 @@ def run_one(name: str, measure: str) -> int:
 def work(entry: str, options: argparse.Namespace) -> None:
     """Runs the cases of an entry that have no result yet, and writes a line before and after each."""
     import jax
-    from conformance.cases import cases, few
+    from conformance.cases import cases, middle
     from conformance.check import Mismatch
 
     jax.config.update("jax_platforms", "cpu")
@@ -94,7 +94,7 @@ def work(entry: str, options: argparse.Namespace) -> None:
     path = options.folder / f"{entry}.jsonl"
     done = {line["case"] for line in lines(path)}
     with path.open("a") as out:
-        for case in cases(entry) if options.measure == "samples" else few(entry):
+        for case in cases(entry) if options.measure == "samples" else middle(entry):
             if case.name in done:
                 continue
             note(out, case.name, "running", "")
@@ -201,10 +201,10 @@ def report(chosen: list[str], options: argparse.Namespace) -> str:
     """The table a family, the totals, and what fails and why."""
     import jax
     import torch
-    from conformance.cases import LEFT_OUT, family
+    from conformance.cases import DIFFERENT, LEFT_OUT, family
 
     rows: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    failures, other_types = [], []
+    failures, other_types, different = [], [], []
     for entry in chosen:
         last = {line["case"]: line for line in lines(options.folder / f"{entry}.jsonl") if line["case"]}
         for name, line in last.items():
@@ -214,6 +214,8 @@ def report(chosen: list[str], options: argparse.Namespace) -> str:
             row[f"{kind} failed"] += line["outcome"] == "failed"
             if line["outcome"] == "failed":
                 failures.append(f"- `{name}`: {line['detail']}")
+            elif line["outcome"] == "differs":
+                different.append(f"- `{name}`: {DIFFERENT[name]}")
             elif line["outcome"].startswith("refused, "):
                 other_types.append(f"- `{name}`: {line['outcome'].removeprefix('refused, ')}")
     heads = ("samples", "samples failed", "errors", "errors failed")
@@ -237,7 +239,11 @@ def report(chosen: list[str], options: argparse.Namespace) -> str:
         "- recurrent layers, attention and transformers: not there yet",
         "",
     ]
-    for title, listed in (("Failures", failures), ("Refused with another type of exception than torch's", other_types)):
+    for title, listed in (
+        ("Failures", failures),
+        ("Different from torch, with the reason", different),
+        ("Refused with another type of exception than torch's", other_types),
+    ):
         if listed:
             text += [f"## {title}", "", *listed, ""]
     return "\n".join(text)

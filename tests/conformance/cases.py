@@ -31,6 +31,14 @@ import fnn.nn
 LEFT_OUT = {
     "nn.functional.batch_norm.without_cudnn": "runs on CUDA alone: it has no dtype on the CPU",
 }
+# Cases that differ from torch, each with the reason.
+_NAN = "torch's gradient at NaN is NaN in large arrays and that of a positive number in small ones; ours is NaN"
+_OVERFLOW = "torch overflows to NaN where the real part is large and negative; ours has the value, 0"
+DIFFERENT = {
+    **{f"nn.functional.{name}.reference#{i}": _NAN for name in ("elu", "celu", "selu") for i in (12, 26)},
+    **{f"nn.functional.silu.complex.reference#{i}": _OVERFLOW for i in (11, 25)},
+}
+
 # Sequence models, which have cases of their own.
 SEQUENCE = re.compile(r"Transformer|MultiheadAttention|RNN|LSTM|GRU|scaled_dot_product_attention|multi_head_attention")
 
@@ -126,10 +134,10 @@ def cases(entry: str) -> Iterator[Case]:
             yield from (_of_function if entry.startswith("nn.functional.") else _of_layer)(entry, given)
 
 
-def few(entry: str) -> list[Case]:
-    """Three samples of an entry: at a third, at two thirds, and the last."""
+def middle(entry: str) -> list[Case]:
+    """The sample in the middle of an entry's."""
     samples = [case for case in cases(entry) if not case.refused]
-    return [samples[i] for i in sorted({len(samples) // 3, 2 * len(samples) // 3, len(samples) - 1})] if samples else []
+    return [samples[len(samples) // 2]]
 
 
 def _of_own(entry: str, samples: list[Any]) -> Iterator[Case]:
