@@ -61,7 +61,7 @@ CALLS = [
     ("rrelu_", 0.2, 0.5),
 ]
 ALONG = ["softmax", "softmin", "log_softmax", "glu"]
-ELEMENTWISE = sorted({call for call in CALLS if not call[0].endswith("_")}, key=lambda call: (call[0], len(call)))
+ELEMENTWISE = [call for call in CALLS if not call[0].endswith("_")]
 SMOOTH = [call for call in ELEMENTWISE if call[0] not in ("threshold", "hardsigmoid", "relu", "relu6", "hardtanh")]
 SMOOTH.remove(("softplus", 2.0, 1.0))  # torch's second derivative at the threshold is not of the same side as its first
 
