@@ -125,6 +125,8 @@ class Pair:
         self.their_layer = call.function(*args, **kwargs).train(call.training).to(dtype or torch.float32)
         our_args, our_kwargs = convert((args, kwargs))
         self.our_layer = getattr(fnn.nn, call.name)(*our_args, **our_kwargs).train(call.training)
+        if dtype is not None:
+            self.our_layer.to(str(dtype).removeprefix("torch."))
         if any(map(torch.nn.parameter.is_lazy, [*self.their_layer.parameters(), *self.their_layer.buffers()])):
             for layer, leaves in ((self.their_layer, self._leaves), (self.our_layer, self._converted)):
                 args, kwargs = pytree.tree_unflatten(leaves, self._spec)
