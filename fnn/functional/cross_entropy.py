@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.functional.checks import accumulating, array, floating, same_dtype
-from fnn.functional.linear import linear
 from fnn.functional.loss import check_classes, reduced, reduction_of
 
 __all__ = ["cross_entropy", "linear_cross_entropy", "nll_loss"]
@@ -334,9 +333,17 @@ def linear_cross_entropy(
             return cross_entropy(logits, t, weight, None, ignored, None, reduction, label_smoothing)
 
         shape = (*x.shape[:-1], *m.shape[:-1])
-        jax.eval_shape(loss, jax.ShapeDtypeStruct(shape, x.dtype))  # refuses a target before anything is computed
-        return loss(linear(x, m.reshape(-1, features), None if b is None else b.reshape(-1)).reshape(shape))
+        dtype = jax.eval_shape(loss, jax.ShapeDtypeStruct(shape, x.dtype)).dtype  # refuses before anything is computed
+        weight = None if weight is None else accumulating(array(weight, "weight"))
+        return loss(_logits(x, m.reshape(-1, features), None if b is None else b.reshape(-1)).reshape(shape)).astype(dtype)
     return _chunked(x, m, t, b, weight, reduction, ignored, options)
+
+
+def _logits(x: jax.Array, m: jax.Array, b: Any) -> jax.Array:
+    """The linear map, not yet rounded to 16 bits."""
+    same_dtype("linear_cross_entropy", input=x, linear_weight=m, linear_bias=b)
+    y = jnp.matmul(x, m.T, preferred_element_type=accumulating(x).dtype)
+    return y if b is None else y + b
 
 
 def _chunked(
@@ -358,8 +365,7 @@ def _chunked(
     @jax.checkpoint  # else the logits of all chunks would be kept for the gradient
     def of_row(row: Any) -> jax.Array:
         features, index = row
-        logits = linear(features, m, b)
-        return _picked(jax.nn.log_softmax(accumulating(logits)), index)
+        return _picked(jax.nn.log_softmax(_logits(features, m, b)), index)
 
     rows, indices = x.reshape(-1, x.shape[-1]), t.reshape(-1)
     size = _chunk_rows(options, len(rows), rows.shape[1], classes)

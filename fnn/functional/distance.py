@@ -154,4 +154,6 @@ def pdist(input: Any, p: float = 2) -> jax.Array:
     # All N² distances reduce without a temporary; rows gathered for each pair would be one.
     difference = rows[:, None] - rows[None]
     distances = _largest(absolute(difference)) if p == math.inf else vector_norm(difference, p, -1)
+    if p == 0:  # which counts what is not 0, and NaN here like no number
+        distances = jnp.where(jnp.isnan(difference).any(-1), jnp.nan, distances)
     return distances[pairs].astype(x.dtype)

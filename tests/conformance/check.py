@@ -100,7 +100,8 @@ def _check_refused(case: Case) -> str:
 class Pair:
     """A call as a function of its floating operands that require a gradient: ours of arrays, torch's of tensors.
 
-    For a layer the operands are those of forward and then its parameters.
+    For a layer the operands are those of forward and then its parameters. All numbers are in a dtype, and rounded before
+    to another where one is given.
 
     Attributes:
         ours, theirs: the functions.
@@ -108,21 +109,22 @@ class Pair:
         floats: the same, of JAX.
     """
 
-    def __init__(self, call: Call, dtype: Any = None):
+    def __init__(self, call: Call, dtype: Any = None, rounded: Any = None):
         leaves, self._spec = pytree.tree_flatten((call.args, call.kwargs))
-        self._leaves = [_cast(x, dtype) for x in leaves]
+        self._leaves = [_cast(_cast(x, rounded), dtype) for x in leaves]
         self._converted = [convert(x) for x in self._leaves]
         self._places = [i for i, x in enumerate(self._leaves) if _is_tensor(x) and x.requires_grad]
         self.tensors = [self._leaves[i].detach().clone().requires_grad_() for i in self._places]
         self._call = call
         self._names: list[str] = []
         if call.constructor is not None:
-            self._make_layers(call, dtype)
+            self._make_layers(call, dtype, rounded)
         self.floats = [convert(x) for x in self.tensors]
 
-    def _make_layers(self, call: Call, dtype: Any) -> None:
+    def _make_layers(self, call: Call, dtype: Any, rounded: Any) -> None:
         args, kwargs = call.constructor or ((), {})
-        self.their_layer = call.function(*args, **kwargs).train(call.training).to(dtype or torch.float32)
+        self.their_layer = call.function(*args, **kwargs).train(call.training)
+        self.their_layer.to(rounded or dtype or torch.float32).to(dtype or torch.float32)
         our_args, our_kwargs = convert((args, kwargs))
         self.our_layer = getattr(fnn.nn, call.name)(*our_args, **our_kwargs).train(call.training)
         if dtype is not None:
@@ -352,19 +354,20 @@ def check_dtypes(case: Case) -> str:
 
 
 def _check_dtypes(case: Case) -> str:
-    def run(dtype: Any) -> tuple[Pair, Any]:
-        pair = Pair(case.call, dtype)
+    def run(dtype: Any, rounded: Any = None) -> tuple[Pair, Any]:
+        torch.manual_seed(0)  # the same parameters
+        pair = Pair(case.call, dtype, rounded)
         try:
             return pair, pair.theirs(*pair.tensors)
         except (NotImplementedError, RuntimeError, ValueError):
             return pair, None  # torch does not have it in this dtype
 
     with jax.enable_x64(True):
-        pair, exact = run(torch.float64)
-        if exact is None or pair.is_random():
+        pair, expected = run(torch.float64)
+        if expected is None or pair.is_random():
             return "passed, not in float64"
-        compare(pair.ours(*pair.floats), exact, "float64", tolerance=1e-12, canonical=False)
-    pair, theirs = run(torch.bfloat16)
+        compare(pair.ours(*pair.floats), expected, "float64", tolerance=1e-12, canonical=False)
+    (pair, theirs), (_, exact) = run(torch.bfloat16), run(torch.float64, torch.bfloat16)
     if theirs is not None:
         ours = pytree.tree_leaves(pair.ours(*pair.floats))
         for own, other, right in zip(ours, pytree.tree_leaves(theirs), pytree.tree_leaves(exact), strict=True):
@@ -389,7 +392,8 @@ def _check_one_value(case: Case, value: float) -> None:
     pairs = [Pair(case.call, dtype) for dtype in (torch.float32, torch.float64)]
     for pair in pairs:
         for tensor in pair.tensors[:1]:
-            tensor.detach().view(-1)[tensor.numel() // 2 :][:1] = value
+            if tensor.numel():
+                tensor.detach()[np.unravel_index(tensor.numel() // 2, tensor.shape)] = value
     try:
         expected, wide = (pair.theirs(*pair.tensors) for pair in pairs)
     except (RuntimeError, ValueError):
