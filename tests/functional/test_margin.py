@@ -156,7 +156,7 @@ def test_soft_margin_loss_does_not_overflow():
     ids=str,
 )
 def test_promotes(name, dtypes):
-    operands = [(operand * 2).astype(dtype) for operand, dtype in zip(LOSSES[name][0], dtypes, strict=True)]
+    operands = [np.clip(operand * 2, -3, 3).astype(dtype) for operand, dtype in zip(LOSSES[name][0], dtypes, strict=True)]
     assert_close(getattr(F, name)(*operands), getattr(torch.nn.functional, name)(*map(tensor, operands)), 2e-3)
 
 

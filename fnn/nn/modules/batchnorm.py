@@ -121,11 +121,10 @@ class _BatchNorm(_NormBase):
         self._check_input_dim(input)
         tracked = self.training and self.track_running_stats
         momentum: Any = 0.0 if self.momentum is None else self.momentum
-        if tracked and self.num_batches_tracked is not None:
-            self.num_batches_tracked += 1
-            if self.momentum is None:
-                momentum = 1.0 / self.num_batches_tracked.value.astype(jnp.float32)
-        return F.batch_norm(
+        counting = tracked and self.num_batches_tracked is not None
+        if counting and self.momentum is None:
+            momentum = 1.0 / (self.num_batches_tracked.value + 1).astype(jnp.float32)
+        out = F.batch_norm(
             input,
             self.running_mean if not self.training or tracked else None,
             self.running_var if not self.training or tracked else None,
@@ -136,6 +135,9 @@ class _BatchNorm(_NormBase):
             self.eps,
             axis_name=self.axis_name if self.training else None,
         )
+        if counting:
+            self.num_batches_tracked += 1
+        return out
 
 
 def _expect(input: Any, *axes: int) -> None:
