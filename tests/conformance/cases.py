@@ -8,7 +8,6 @@ A case is named `entry#number`, such as `nn.functional.pad.constant#12` or `Conv
 from __future__ import annotations
 
 import itertools
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,9 +40,6 @@ DIFFERENT = {
     **{f"nn.functional.{name}.reference#{i}": _NAN for name in ("elu", "celu", "selu") for i in (12, 26)},
     **{f"nn.functional.silu.complex.reference#{i}": _OVERFLOW for i in (11, 25)},
 }
-
-# Sequence models, which have cases of their own.
-SEQUENCE = re.compile(r"Transformer|MultiheadAttention|RNN|LSTM|GRU|scaled_dot_product_attention|multi_head_attention")
 
 # The database calls these with the table first.
 TABLE_FIRST = {"embedding", "embedding_bag"}
@@ -81,14 +77,14 @@ def functions() -> dict[str, Any]:
     found = {}
     for op in op_db:
         name = f"{op.name}.{op.variant_test_name}".rstrip(".")
-        if op.name.startswith("nn.functional.") and name not in LEFT_OUT and not SEQUENCE.search(name):
+        if op.name.startswith("nn.functional.") and name not in LEFT_OUT:
             found[name] = op
     return found
 
 
 def layers() -> dict[str, Any]:
     """The entries of `module_db`, by name."""
-    return {m.module_cls.__name__: m for m in module_db if not SEQUENCE.search(m.module_cls.__name__)}
+    return {m.module_cls.__name__: m for m in module_db}
 
 
 def older() -> dict[str, list[Any]]:
@@ -100,7 +96,7 @@ def older() -> dict[str, list[Any]]:
             inside = dict(zip(forward.__code__.co_freevars, [cell.cell_contents for cell in forward.__closure__], strict=True))
             function, options = inside["fn"], inside["kwargs"]
             name = f"nn.functional.{function.__name__}" if hasattr(fnn.functional, function.__name__) else None
-        if name is not None and not SEQUENCE.search(name):
+        if name is not None:
             found.setdefault(f"{name}.common_nn", []).append((test, options))
     return found
 
