@@ -6,6 +6,8 @@ the result is returned.
 
 from fnn.functional.activation import *
 from fnn.functional.activation import __all__ as _activation
+from fnn.functional.attention import *
+from fnn.functional.attention import __all__ as _attention
 from fnn.functional.batchnorm import *
 from fnn.functional.batchnorm import __all__ as _batchnorm
 from fnn.functional.channelshuffle import *
@@ -47,6 +49,7 @@ from fnn.functional.vision import __all__ as _vision
 
 __all__ = [
     *_activation,
+    *_attention,
     *_batchnorm,
     *_channelshuffle,
     *_conv,
