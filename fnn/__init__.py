@@ -4,6 +4,7 @@ from fnn import functional, nn, optim
 from fnn.compilation import jit
 from fnn.pure import Layer, bound, functional_call, pure, split, update
 from fnn.random import Generator, manual_seed, rng
+from fnn.scan import scan_layers
 from fnn.scope import StateError
 from fnn.transforms import backward, capture, checkpoint, grad, value_and_grad
 
@@ -26,6 +27,7 @@ __all__ = [
     "optim",
     "pure",
     "rng",
+    "scan_layers",
     "split",
     "update",
     "value_and_grad",

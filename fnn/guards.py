@@ -260,6 +260,16 @@ def _look(thing: Any, above: tuple[int, ...] = ()) -> Any:
     return _Reference(thing)
 
 
+def alike(thing: Any, other: Any) -> bool:
+    """Whether two attributes mean the same: the same object, equal ones, or containers of such."""
+    if thing is other or _look(thing).matches(other):
+        return True
+    try:
+        return type(thing) is type(other) and (thing == other) is True
+    except Exception:  # objects may refuse to be compared
+        return False
+
+
 def _mutable(thing: Any) -> bool:
     """Whether a value can change without an attribute being set."""
     if isinstance(thing, tuple):

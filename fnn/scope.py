@@ -438,6 +438,11 @@ class Scope:
         for recorder in self.recorders:
             recorder.assigned.add(key)
 
+    @property
+    def sets_attributes(self) -> bool:
+        """Whether code in the scope has set an attribute of an object."""
+        return bool(self._replaced)
+
     def attribute(self, owner: Any, name: str) -> Any:
         """The traced value that code in an open scope set as an attribute; AttributeError where there is none."""
         scope: Scope | None = self
