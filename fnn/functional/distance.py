@@ -21,8 +21,8 @@ def absolute(x: jax.Array) -> jax.Array:
     return jnp.where((x == 0) | jnp.isnan(x), lax.stop_gradient(size), size)
 
 
-def vector_norm(x: jax.Array, p: float, axis: int, keepdims: bool = False) -> jax.Array:
-    """`(Σ |x|^p)^(1/p)` along an axis, with a zero gradient where it is zero."""
+def vector_norm(x: jax.Array, p: float, axis: int | tuple[int, ...], keepdims: bool = False) -> jax.Array:
+    """`(Σ |x|^p)^(1/p)` along one or more axes, with a zero gradient where it is zero."""
     size = absolute(x)
     if p == 0:
         return (x != 0).astype(size.dtype).sum(axis, keepdims=keepdims)

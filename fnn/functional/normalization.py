@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from fnn.functional.checks import accumulating, array, axis, floating, integer, same_parameters
+from fnn.functional.distance import vector_norm
 from fnn.scope import Cell, write
 
 __all__ = ["group_norm", "layer_norm", "local_response_norm", "normalize", "rms_norm"]
@@ -264,33 +265,14 @@ def normalize(input: Any, p: Any = 2.0, dim: Any = 1, eps: float = 1e-12, out: A
     axes = tuple(axis(d, x.ndim) for d in dims) or tuple(range(x.ndim))
     if len(set(axes)) < len(axes):
         raise RuntimeError(f"normalize: an axis appears multiple times in dim={dim}")
-    wide = accumulating(x)
-    norm = _norm(wide, 2.0 if p is None or p == "fro" else float(p), axes if x.ndim else ())
-    y = (wide / jnp.where(norm < eps, eps, norm)).astype(x.dtype)
-    if out is not None:
-        write(out, y)
-    return y
-
-
-def _norm(x: jax.Array, p: float, axes: tuple[int, ...]) -> jax.Array:
-    """The p-norm over axes, which are kept with size 1; with torch's gradient, which is 0 for elements and norms of 0."""
-    if p == 0:
-        return (x != 0).sum(axes, keepdims=True).astype(x.real.dtype)
-    if (p < 0 or math.isinf(p)) and 0 in (x.shape[a] for a in axes):
+    wide, p = accumulating(x), 2.0 if p is None or p == "fro" else float(p)
+    if (p < 0 or math.isinf(p)) and 0 in (x.shape[a] for a in axes if x.ndim):
         raise RuntimeError(
             f"normalize: cannot compute the {p:g} norm of shape {x.shape} over {axes}: an axis is empty and the operation does "
             "not have an identity"
         )
-    if p == 2:
-        squares = jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
-        return _power(squares.sum(axes, keepdims=True), 0.5)
-    size = jnp.abs(x)
-    if math.isinf(p):
-        return (size.max if p > 0 else size.min)(axes, keepdims=True)
-    return _power(_power(size, p).sum(axes, keepdims=True), 1 / p)
-
-
-def _power(x: jax.Array, exponent: float) -> jax.Array:
-    """x to a power, with a gradient of 0 where x is 0."""
-    zero = x == 0
-    return jnp.where(zero, 0.0 if exponent > 0 else jnp.inf, jnp.where(zero, 1, x) ** exponent)
+    norm = vector_norm(wide, p, axes if x.ndim else (), keepdims=True)
+    y = (wide / jnp.where(norm < eps, eps, norm)).astype(x.dtype)
+    if out is not None:
+        write(out, y)
+    return y
