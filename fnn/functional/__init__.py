@@ -40,6 +40,8 @@ from fnn.functional.pixelshuffle import *
 from fnn.functional.pixelshuffle import __all__ as _pixelshuffle
 from fnn.functional.pooling import *
 from fnn.functional.pooling import __all__ as _pooling
+from fnn.functional.rnn import *
+from fnn.functional.rnn import __all__ as _rnn
 from fnn.functional.sparse import *
 from fnn.functional.sparse import __all__ as _sparse
 from fnn.functional.upsampling import *
@@ -66,6 +68,7 @@ __all__ = [
     *_padding,
     *_pixelshuffle,
     *_pooling,
+    *_rnn,
     *_sparse,
     *_upsampling,
     *_vision,

@@ -1,6 +1,6 @@
 """The stateful face, `torch.nn`."""
 
-from fnn.nn import functional, init, modules, parallel, parameter
+from fnn.nn import functional, init, modules, parallel, parameter, utils
 from fnn.nn.modules import *
 from fnn.nn.modules import __all__ as _layers
 from fnn.nn.parallel import DataParallel
@@ -18,4 +18,5 @@ __all__ = [
     "modules",
     "parallel",
     "parameter",
+    "utils",
 ]

@@ -36,6 +36,8 @@ from fnn.nn.modules.pixelshuffle import *
 from fnn.nn.modules.pixelshuffle import __all__ as _pixelshuffle
 from fnn.nn.modules.pooling import *
 from fnn.nn.modules.pooling import __all__ as _pooling
+from fnn.nn.modules.rnn import *
+from fnn.nn.modules.rnn import __all__ as _rnn
 from fnn.nn.modules.sparse import *
 from fnn.nn.modules.sparse import __all__ as _sparse
 from fnn.nn.modules.upsampling import *
@@ -60,6 +62,7 @@ __all__ = [
     *_padding,
     *_pixelshuffle,
     *_pooling,
+    *_rnn,
     *_sparse,
     *_upsampling,
 ]

@@ -410,23 +410,9 @@ class Module(Stateful):
             >>> fnn.nn.Linear(2, 2).to(jnp.bfloat16).weight.dtype.name
             'bfloat16'
         """
-        for arg in args:
-            if isinstance(arg, bool):
-                continue  # non_blocking by position
-            if isinstance(arg, (jax.Array, Handle)):
-                array = as_array(arg)
-                device, dtype = array.sharding, array.dtype
-            elif isinstance(arg, (jax.Device, jax.sharding.Sharding)) or (isinstance(arg, str) and _is_platform(arg)):
-                device = arg
-            elif arg is not None:
-                dtype = arg
-        if dtype is not None:
-            dtype = jnp.dtype(dtype)
-            if not jnp.issubdtype(dtype, jnp.inexact):
-                raise TypeError(
-                    f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype.name}"
-                )
-        place = _device(device) if isinstance(device, str) else device
+        place, dtype = destination(args, device, dtype)
+        if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype.name}")
 
         def convert(array: jax.Array) -> jax.Array:
             if dtype is not None and jnp.issubdtype(array.dtype, jnp.inexact):
@@ -702,6 +688,21 @@ class Module(Stateful):
         if not children and len(lines) <= 1:
             return f"{self._get_name()}({extra})"
         return f"{self._get_name()}(\n  " + "\n  ".join([*lines, *children]) + "\n)"
+
+
+def destination(args: tuple[Any, ...], device: Any, dtype: Any) -> tuple[Any, np.dtype | None]:
+    """Where to, and into what dtype, the arguments of `to` say: a device, a dtype, both, an array that has both, or neither."""
+    for arg in args:
+        if isinstance(arg, bool):
+            continue  # non_blocking by position
+        if isinstance(arg, (jax.Array, Handle)):
+            array = as_array(arg)
+            device, dtype = array.sharding, array.dtype
+        elif isinstance(arg, (jax.Device, jax.sharding.Sharding)) or (isinstance(arg, str) and _is_platform(arg)):
+            device = arg
+        elif arg is not None:
+            dtype = arg
+    return _device(device) if isinstance(device, str) else device, None if dtype is None else jnp.dtype(dtype)
 
 
 def _is_platform(name: str) -> bool:
