@@ -32,6 +32,8 @@ from fnn.functional.loss import *
 from fnn.functional.loss import __all__ as _loss
 from fnn.functional.margin import *
 from fnn.functional.margin import __all__ as _margin
+from fnn.functional.multihead_attention import *
+from fnn.functional.multihead_attention import __all__ as _multihead_attention
 from fnn.functional.normalization import *
 from fnn.functional.normalization import __all__ as _normalization
 from fnn.functional.padding import *
@@ -64,6 +66,7 @@ __all__ = [
     *_linear,
     *_loss,
     *_margin,
+    *_multihead_attention,
     *_normalization,
     *_padding,
     *_pixelshuffle,

@@ -28,6 +28,8 @@ from fnn.nn.modules.loss import *
 from fnn.nn.modules.loss import __all__ as _loss
 from fnn.nn.modules.module import *
 from fnn.nn.modules.module import __all__ as _module
+from fnn.nn.modules.multihead_attention import *
+from fnn.nn.modules.multihead_attention import __all__ as _multihead_attention
 from fnn.nn.modules.normalization import *
 from fnn.nn.modules.normalization import __all__ as _normalization
 from fnn.nn.modules.padding import *
@@ -40,6 +42,8 @@ from fnn.nn.modules.rnn import *
 from fnn.nn.modules.rnn import __all__ as _rnn
 from fnn.nn.modules.sparse import *
 from fnn.nn.modules.sparse import __all__ as _sparse
+from fnn.nn.modules.transformer import *
+from fnn.nn.modules.transformer import __all__ as _transformer
 from fnn.nn.modules.upsampling import *
 from fnn.nn.modules.upsampling import __all__ as _upsampling
 
@@ -58,11 +62,13 @@ __all__ = [
     *_linear,
     *_loss,
     *_module,
+    *_multihead_attention,
     *_normalization,
     *_padding,
     *_pixelshuffle,
     *_pooling,
     *_rnn,
     *_sparse,
+    *_transformer,
     *_upsampling,
 ]

@@ -12,6 +12,7 @@ from fnn import functional as F
 from fnn.nn import init as _init
 from fnn.nn.modules.function import FunctionModule
 from fnn.nn.modules.module import Module
+from fnn.nn.modules.multihead_attention import MultiheadAttention as MultiheadAttention  # where torch has it
 from fnn.nn.parameter import Parameter
 
 __all__ = [
