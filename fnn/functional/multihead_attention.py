@@ -285,8 +285,8 @@ def multi_head_attention_forward(
         need_weights = is_causal = False
         if cache.position is None:
             static_k, static_v = (x.reshape(-1, *x.shape[2:]) for x in cache[:2])
-            weights = (k_proj_weight, v_proj_weight) if use_separate_proj_weight else (in_proj_weight,) * 2
-            key, value = (jnp.zeros((*np.shape(query)[:-1], np.shape(weight)[1]), static_k.dtype) for weight in weights)
+            into = (k_proj_weight, v_proj_weight) if use_separate_proj_weight else (in_proj_weight,) * 2
+            key, value = (jnp.zeros((*np.shape(query)[:-1], np.shape(weight)[1]), static_k.dtype) for weight in into)
     shared = (1, 1, 1) if use_separate_proj_weight or key is not value else (3,) if query is key else (1, 2)
     q, k, v = array(query, "query"), array(key, "key"), array(value, "value")
     optional = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask, "in_proj_bias": in_proj_bias, "bias_k": bias_k}

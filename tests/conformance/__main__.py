@@ -236,7 +236,6 @@ def report(chosen: list[str], options: argparse.Namespace) -> str:
         "Left out:",
         "",
         *(f"- `{name}`: {reason}" for name, reason in LEFT_OUT.items()),
-        "- recurrent layers, attention and transformers: not there yet",
         "",
     ]
     for title, listed in (

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn import functional as F
+from fnn.functional.multihead_attention import memory_cache
 from fnn.nn import init
 from fnn.nn.modules.linear import Linear
 from fnn.nn.modules.module import Module
@@ -131,7 +132,9 @@ class MultiheadAttention(Module):
         attn_mask: Any = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
-    ) -> tuple[jax.Array, jax.Array | None]:
+        *,
+        cache: F.KeyValueCache | None = None,
+    ) -> tuple[jax.Array, Any]:
         """The output, and the weights or None.
 
         Args:
@@ -141,6 +144,8 @@ class MultiheadAttention(Module):
             attn_mask: (L, S), or (N · num_heads, L, S). True hides a key from a query; a float is added to the scores.
             average_attn_weights: whether to return the mean of the weights over heads, and not (N, num_heads, L, S).
             is_causal: a hint that `attn_mask`, which must be given too, hides what comes after each query.
+            cache: for incremental decoding, see `init_cache`: the output and the new cache are returned. Each query sees the
+                positions before it and its own; masks are (L, C) and (N, C), with the room C of the cache for S.
 
         Returns:
             A query that sees no key has an attention of NaN where weights are needed, and of 0 where not, as in torch.
@@ -170,7 +175,53 @@ class MultiheadAttention(Module):
             average_attn_weights=average_attn_weights,
             is_causal=is_causal,
             batch_first=self.batch_first,
+            cache=cache,
         )
+
+    def init_cache(self, batch: int, length: int, dtype: Any = None) -> F.KeyValueCache:
+        """A cache with room for the keys and values of sequences, so that each call need take but the next positions.
+
+        Its shape does not depend on how much it holds, so one compiled step serves every position. Where it must not be
+        copied, donate it to `jax.jit`. torch has none.
+
+        Args:
+            batch: N.
+            length: the room: how many positions there can be.
+            dtype: by default that of the parameters.
+
+        Example:
+            >>> import fnn.nn as nn, jax.numpy as jnp
+            >>> attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            >>> cache = attention.init_cache(1, 10)
+            >>> for x in jnp.ones((3, 1, 1, 8)):
+            ...     y, cache = attention(x, x, x, cache=cache)
+            >>> y.shape, int(cache.position)
+            ((1, 1, 8), 3)
+        """
+        shape = (batch, self.num_heads, length, self.head_dim)
+        zeros = jnp.zeros(shape, self.out_proj.weight.dtype if dtype is None else dtype)
+        return F.KeyValueCache(zeros, zeros, jnp.zeros((), jnp.int32))
+
+    def memory_cache(self, key: Any, value: Any) -> F.KeyValueCache:
+        """The cache of a memory, whose keys and values are projected once: calls with it need no key and value.
+
+        Args:
+            key, value: as for forward, with a batch.
+
+        Example:
+            >>> import fnn.nn as nn, jax.numpy as jnp
+            >>> attention, memory = nn.MultiheadAttention(8, 2, batch_first=True), jnp.ones((1, 5, 8))
+            >>> y, _ = attention(jnp.ones((1, 1, 8)), None, None, cache=attention.memory_cache(memory, memory))
+            >>> y.shape
+            (1, 1, 8)
+        """
+        k_weight, v_weight = self.k_proj_weight, self.v_proj_weight
+        if self._qkv_same_embed_dim:
+            _, k_weight, v_weight = jnp.split(jnp.asarray(self.in_proj_weight), 3)
+        k_bias = v_bias = None
+        if self.in_proj_bias is not None:
+            _, k_bias, v_bias = jnp.split(jnp.asarray(self.in_proj_bias), 3)
+        return memory_cache(key, value, self.num_heads, k_weight, v_weight, k_bias, v_bias, self.batch_first)
 
     def merge_masks(self, attn_mask: Any, key_padding_mask: Any, query: Any) -> tuple[Any, int | None]:
         """One mask of two that are added to the scores, and its kind.

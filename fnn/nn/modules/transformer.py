@@ -22,6 +22,7 @@ from fnn.nn.modules.linear import Linear
 from fnn.nn.modules.module import Module
 from fnn.nn.modules.multihead_attention import MultiheadAttention
 from fnn.nn.modules.normalization import LayerNorm
+from fnn.scan import call_layers
 
 __all__ = ["Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer"]
 
@@ -81,11 +82,29 @@ class _Layer(Module):
             setattr(self, f"dropout{i}", Dropout(dropout))
         self.activation = _get_activation_fn(activation) if isinstance(activation, str) else activation
 
-    def _sa_block(self, x: Any, attn_mask: Any, key_padding_mask: Any, is_causal: bool = False) -> Any:
-        out = self.self_attn(
-            x, x, x, attn_mask=attn_mask, key_padding_mask=key_padding_mask, is_causal=is_causal, need_weights=False
-        )
-        return self.dropout1(out[0])
+    def _sa_block(self, x: Any, attn_mask: Any, key_padding_mask: Any, is_causal: bool = False, cache: Any = None) -> Any:
+        return self.dropout1(self._attend("self_attn", x, x, attn_mask, key_padding_mask, is_causal, cache))
+
+    def _attend(
+        self, name: str, x: Any, memory: Any, attn_mask: Any, key_padding_mask: Any, is_causal: bool, cache: Any
+    ) -> Any:
+        """What an attention makes of x; where there is a cache of it in `cache`, the new one takes its place."""
+        options = {"attn_mask": attn_mask, "key_padding_mask": key_padding_mask, "is_causal": is_causal, "need_weights": False}
+        cached = cache is not None and name in cache
+        out, new = getattr(self, name)(x, memory, memory, **options, **({"cache": cache[name]} if cached else {}))
+        if cached:
+            cache[name] = new
+        return out
+
+    def init_cache(self, batch: int, length: int, dtype: Any = None) -> dict[str, F.KeyValueCache]:
+        """A cache for incremental decoding: of self-attention, as `MultiheadAttention.init_cache` makes it.
+
+        Args:
+            batch: N.
+            length: how many positions there can be.
+            dtype: by default that of the parameters.
+        """
+        return {"self_attn": self.self_attn.init_cache(batch, length, dtype)}
 
     def _feed_forward(self, x: Any) -> Any:
         return self.linear2(self.dropout(self.activation(self.linear1(x))))
@@ -139,7 +158,9 @@ class TransformerEncoderLayer(_Layer):
         if not hasattr(self, "activation"):  # of torch before 1.7
             self.activation = F.relu
 
-    def forward(self, src: Any, src_mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False) -> Any:
+    def forward(
+        self, src: Any, src_mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False, *, cache: Any = None
+    ) -> Any:
         """The encoded sequence.
 
         Args:
@@ -147,15 +168,20 @@ class TransformerEncoderLayer(_Layer):
             src_mask: (S, S), or (N · nhead, S, S). True hides a position from a position; a float is added to the scores.
             src_key_padding_mask: (N, S), or (S,). True hides a position from all; a float is added to the scores.
             is_causal: a hint that `src_mask`, which must be given too, hides what comes after each position.
+            cache: for incremental decoding, as `init_cache` makes it: the output and the new cache are returned. Each position
+                sees those before it and its own, and masks have the room of the cache for their last axis.
         """
         padding = canonical_mask(src_key_padding_mask, "src_key_padding_mask", src.dtype, src_mask, "src_mask")
         mask = canonical_mask(src_mask, "src_mask", src.dtype)
+        cached: dict[str, Any] = {} if cache is None else {"cache": dict(cache)}
         x = src
         if self.norm_first:
-            x = x + self._sa_block(self.norm1(x), mask, padding, is_causal=is_causal)
-            return x + self._ff_block(self.norm2(x))
-        x = self.norm1(x + self._sa_block(x, mask, padding, is_causal=is_causal))
-        return self.norm2(x + self._ff_block(x))
+            x = x + self._sa_block(self.norm1(x), mask, padding, is_causal=is_causal, **cached)
+            x = x + self._ff_block(self.norm2(x))
+        else:
+            x = self.norm1(x + self._sa_block(x, mask, padding, is_causal=is_causal, **cached))
+            x = self.norm2(x + self._ff_block(x))
+        return (x, cached["cache"]) if cached else x
 
     def _ff_block(self, x: Any) -> Any:
         return self.dropout2(self._feed_forward(x))
@@ -195,6 +221,8 @@ class TransformerDecoderLayer(_Layer):
         memory_key_padding_mask: Any = None,
         tgt_is_causal: bool = False,
         memory_is_causal: bool = False,
+        *,
+        cache: Any = None,
     ) -> Any:
         """The decoded sequence.
 
@@ -206,23 +234,39 @@ class TransformerDecoderLayer(_Layer):
             tgt_key_padding_mask, memory_key_padding_mask: (N, T) and (N, S), or (T,) and (S,). True hides a position from
                 all of tgt; a float is added to the scores.
             tgt_is_causal, memory_is_causal: hints that the masks, which must be given too, hide what comes after each position.
+            cache: for incremental decoding, as `init_cache` makes it: the output and the new cache are returned. Each position
+                of tgt sees those before it and its own, and masks of tgt have the room of the cache for their last axis.
         """
         x = tgt
         own = (tgt_mask, tgt_key_padding_mask, tgt_is_causal)
         other = (memory, memory_mask, memory_key_padding_mask, memory_is_causal)
+        cached: dict[str, Any] = {} if cache is None else {"cache": dict(cache)}
         if self.norm_first:
-            x = x + self._sa_block(self.norm1(x), *own)
-            x = x + self._mha_block(self.norm2(x), *other)
-            return x + self._ff_block(self.norm3(x))
-        x = self.norm1(x + self._sa_block(x, *own))
-        x = self.norm2(x + self._mha_block(x, *other))
-        return self.norm3(x + self._ff_block(x))
+            x = x + self._sa_block(self.norm1(x), *own, **cached)
+            x = x + self._mha_block(self.norm2(x), *other, **cached)
+            x = x + self._ff_block(self.norm3(x))
+        else:
+            x = self.norm1(x + self._sa_block(x, *own, **cached))
+            x = self.norm2(x + self._mha_block(x, *other, **cached))
+            x = self.norm3(x + self._ff_block(x))
+        return (x, cached["cache"]) if cached else x
 
-    def _mha_block(self, x: Any, mem: Any, attn_mask: Any, key_padding_mask: Any, is_causal: bool = False) -> Any:
-        out = self.multihead_attn(
-            x, mem, mem, attn_mask=attn_mask, key_padding_mask=key_padding_mask, is_causal=is_causal, need_weights=False
-        )
-        return self.dropout2(out[0])
+    def _mha_block(
+        self, x: Any, mem: Any, attn_mask: Any, key_padding_mask: Any, is_causal: bool = False, cache: Any = None
+    ) -> Any:
+        return self.dropout2(self._attend("multihead_attn", x, mem, attn_mask, key_padding_mask, is_causal, cache))
+
+    def init_cache(self, batch: int, length: int, memory: Any = None, dtype: Any = None) -> dict[str, F.KeyValueCache]:  # type: ignore[override]
+        """A cache for incremental decoding: of self-attention, as `MultiheadAttention.init_cache` makes it, and of a memory.
+
+        Args:
+            batch: N.
+            length: how many positions there can be.
+            memory: as for forward. Given here, its keys and values are computed once, and forward takes None for it.
+            dtype: of the former; by default that of the parameters.
+        """
+        cache = super().init_cache(batch, length, dtype)
+        return cache if memory is None else cache | {"multihead_attn": self.multihead_attn.memory_cache(memory, memory)}
 
     def _ff_block(self, x: Any) -> Any:
         return self.dropout3(self._feed_forward(x))
@@ -231,16 +275,29 @@ class TransformerDecoderLayer(_Layer):
 class _Stack(Module):
     """What encoder and decoder share: layers, one after the other, and a normalization."""
 
+    scan_layers: bool | None = None
+
     def __init__(self, layer: Module, num_layers: int, norm: Module | None) -> None:
         super().__init__()
         self.layers = _get_clones(layer, num_layers)
         self.num_layers = num_layers
         self.norm = norm
 
-    def _run(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        for layer in self.layers:
-            x = layer(x, *args, **kwargs)
-        return x if self.norm is None else self.norm(x)
+    def _run(self, x: Any, *args: Any, cache: Any = None, **kwargs: Any) -> Any:
+        if cache is None:
+            x = call_layers(self.layers, x, args, kwargs, self.scan_layers)
+            return x if self.norm is None else self.norm(x)
+        if len(cache) != len(self.layers):
+            raise RuntimeError(f"expected a cache for each of {len(self.layers)} layers, got {len(cache)}")
+        caches = []
+        for layer, old in zip(self.layers, cache, strict=True):
+            x, new = layer(x, *args, cache=old, **kwargs)
+            caches.append(new)
+        return x if self.norm is None else self.norm(x), tuple(caches)
+
+    def init_cache(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """A cache for incremental decoding: that of each layer, from the same arguments."""
+        return tuple(layer.init_cache(*args, **kwargs) for layer in self.layers)
 
     def _is_causal(self, x: Any, mask: Any, hint: bool | None) -> bool:
         return _detect_is_causal_mask(mask, hint, _get_seq_len(x, self.layers[0].self_attn.batch_first))
@@ -258,6 +315,9 @@ class TransformerEncoder(_Stack):
         enable_nested_tensor: accepted, with torch's warning. There are no nested tensors, so in evaluation too the output
             at padded positions is what the layers compute there, as with torch in training; torch's fast path has zeros.
         mask_check: accepted, and changes nothing.
+
+    Attributes:
+        scan_layers: whether the layers are compiled as one `fnn.scan_layers`; None, the default, where they are many and alike.
 
     Shape:
         (S, N, E), or (N, S, E) with `batch_first` of the layers, or (S, E); and the same out.
@@ -286,17 +346,27 @@ class TransformerEncoder(_Stack):
             text = f"enable_nested_tensor is True, but self.use_nested_tensor is False because {why_not}"
             warnings.warn(text, UserWarning, stacklevel=2)
 
-    def forward(self, src: Any, mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool | None = None) -> Any:
+    def forward(
+        self,
+        src: Any,
+        mask: Any = None,
+        src_key_padding_mask: Any = None,
+        is_causal: bool | None = None,
+        *,
+        cache: Any = None,
+    ) -> Any:
         """The encoded sequence.
 
         Args:
             src: the sequence.
             mask, src_key_padding_mask: as `src_mask` and `src_key_padding_mask` of `TransformerEncoderLayer`.
             is_causal: a hint that `mask` hides what comes after each position; by default it is looked at, where known.
+            cache: for incremental decoding, as for `TransformerEncoderLayer`.
         """
         padding = canonical_mask(src_key_padding_mask, "src_key_padding_mask", src.dtype, mask, "mask")
         added = canonical_mask(mask, "mask", src.dtype)
-        return self._run(src, src_mask=added, is_causal=self._is_causal(src, mask, is_causal), src_key_padding_mask=padding)
+        causal = self._is_causal(src, mask, is_causal)
+        return self._run(src, src_mask=added, is_causal=causal, src_key_padding_mask=padding, cache=cache)
 
 
 class TransformerDecoder(_Stack):
@@ -309,6 +379,9 @@ class TransformerDecoder(_Stack):
             activation is a Module use relu instead, as in torch, and a warning says so: give a function.
         num_layers: how many there are.
         norm: a normalization of the output.
+
+    Attributes:
+        scan_layers: whether the layers are compiled as one `fnn.scan_layers`; None, the default, where they are many and alike.
 
     Shape:
         As for `TransformerDecoderLayer`.
@@ -336,6 +409,8 @@ class TransformerDecoder(_Stack):
         memory_key_padding_mask: Any = None,
         tgt_is_causal: bool | None = None,
         memory_is_causal: bool = False,
+        *,
+        cache: Any = None,
     ) -> Any:
         """The decoded sequence.
 
@@ -344,6 +419,7 @@ class TransformerDecoder(_Stack):
             tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask: as for `TransformerDecoderLayer`.
             tgt_is_causal: a hint that `tgt_mask` hides what comes after each position; by default it is looked at, where known.
             memory_is_causal: likewise, of `memory_mask`.
+            cache: for incremental decoding, as for `TransformerDecoderLayer`.
         """
         return self._run(
             tgt,
@@ -354,6 +430,7 @@ class TransformerDecoder(_Stack):
             memory_key_padding_mask=memory_key_padding_mask,
             tgt_is_causal=self._is_causal(tgt, tgt_mask, tgt_is_causal),
             memory_is_causal=memory_is_causal,
+            cache=cache,
         )
 
 

@@ -1,0 +1,99 @@
+"""Deep stacks of like layers: as one scan (`fnn.scan_layers`) and in a loop, in one process.
+
+    python benchmarks/scan.py [--quick]
+
+nn.TransformerEncoder of width 256, 4 heads, feed-forward 1,024, without dropout, 4 sequences of 64: value and gradient
+under fnn.jit. Compile times are those of the first form that JAX compiles; step times are medians of interleaved runs;
+memory is what XLA says that the compiled function needs beside its arguments and results. The loop of 48 layers takes
+minutes to compile; --quick leaves it out. Writes the table to benchmarks/scan.md and the numbers to benchmarks/scan.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import fnn
+import fnn.nn as nn
+
+HERE = Path(__file__).parent
+WIDTH, BATCH, TOKENS = 256, 4, 64
+DEPTHS = (2, 4, 6, 8, 12, 24, 48)
+
+
+def form(depth: int, scan: bool, x: Any, cotangent: Any) -> tuple[dict[str, Any], Callable[[], Any]]:
+    """How long a form of an encoder takes to trace and to compile, its memory, and a call of it."""
+    layer = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, depth)
+    encoder.scan_layers = scan
+
+    @fnn.jit
+    def step(encoder: Any, x: Any, cotangent: Any) -> Any:
+        return fnn.value_and_grad(lambda encoder, x: (encoder(x) * cotangent).mean(), argnums=(0, 1))(encoder, x)
+
+    for parameter in encoder.parameters():
+        jax.block_until_ready(parameter.value)  # drawn before the clock starts
+    start = time.perf_counter()
+    lowered = step.lower(encoder, x, cotangent)
+    middle = time.perf_counter()
+    compiled = lowered.compile()
+    end = time.perf_counter()
+    memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    return {"trace": middle - start, "compile": end - middle, "memory": memory}, lambda: step(encoder, x, cotangent)
+
+
+def timed(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="no loops of more than 12 layers, fewer runs")
+    quick = parser.parse_args().quick
+    random = np.random.default_rng(0)
+    x, cotangent = (random.normal(size=(BATCH, TOKENS, WIDTH)).astype(np.float32) for _ in range(2))
+    jax.block_until_ready(jax.jit(lambda x: x @ x.swapaxes(1, 2))(x))  # the backend starts before the clock does
+    form(2, False, x, cotangent)  # and what is traced once a process is traced
+
+    rows: list[dict[str, Any]] = []
+    for depth in DEPTHS:
+        forms = (True,) if quick and depth > 12 else (True, False)
+        made = {scan: form(depth, scan, x, cotangent) for scan in forms}
+        for _, call in made.values():
+            timed(call)
+        times: dict[bool, list[float]] = {scan: [] for scan in forms}
+        for _ in range(5 if quick else 15):
+            for scan in forms:
+                times[scan].append(timed(made[scan][1]))
+        for scan in forms:
+            rows.append({"layers": depth, "scan": scan, "step": statistics.median(times[scan]), **made[scan][0]})
+            print(rows[-1], flush=True)
+
+    place = f"{platform.machine()} {jax.default_backend().upper()}"
+    versions = f"Python {platform.python_version()}, JAX {jax.__version__}, {place}"
+    (HERE / "scan.json").write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n")
+    lines = [
+        f"{versions}. `python benchmarks/scan.py{' --quick' if quick else ''}`",
+        "",
+        "| layers | form | tracing (s) | compiling (s) | step (ms) | memory beside arguments and results (MiB) |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        figures = f"{row['trace']:.2f} | {row['compile']:.1f} | {row['step'] * 1e3:.0f} | {row['memory']:.0f}"
+        lines.append(f"| {row['layers']} | {'scan' if row['scan'] else 'loop'} | {figures} |")
+    (HERE / "scan.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
