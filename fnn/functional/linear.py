@@ -43,7 +43,8 @@ def linear(input: Any, weight: Any, bias: Any = None) -> jax.Array:
             f"mat1 and mat2 shapes cannot be multiplied: expected an input of shape (*, {w.shape[-1]}) for a weight of shape "
             f"{w.shape}, got {x.shape}"
         )
-    y = jnp.matmul(x, w.T)
+    # Contracted as it is: a transpose would be kept, a copy of the weight, for the gradient.
+    y = lax.dot_general(x, w, (((x.ndim - 1,), (w.ndim - 1,)), ((), ())))
     if b is None:
         return y
     if b.shape not in ((), w.shape[:-1]):
