@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-# benchmarks/attention.py, on 2 cores of 1 MB of cache each, forward / forward and gradient as a ratio to torch:
+# Measured as benchmarks/attention.py does, on 2 cores of 1 MB of cache each: ratios to torch, forward / and gradient.
 SCORES = 1 << 19  # at once. 4x12x512x64: all at once 1.5 / 1.5, blocks of 2^18 to 2^20 0.9 to 1.0 / 1.0 to 1.1
 ROWS = 256  # of a block. 1x8x2048x64: 64 rows 1.6 / 1.4, 128 rows 1.1 / 1.15, 256 and 512 rows 1.0 / 1.0
 GROUPS = 4  # of causal rows, each with the keys up to its end. 4x12x512x64: 1 group 1.2 / 1.4, 2 0.9 / 1.0, 4 0.8 / 0.9
@@ -59,7 +59,8 @@ def attention(
     block = functools.partial(_block, causal=causal, scale=scale, dropout=dropout, factors=factors)
     leading = jnp.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)))
     # Transposed outside of the loops, keys and values get gradients that are products with the scores on the right. They
-    # would be on the left, transposed: 1x8x2048x64 with its gradient took 1.45 times as long as torch instead of 1.05.
+    # would be on the left, transposed: 1x8x2048x64 with its gradient took 1.45 times as long as torch instead of 1.05. (A
+    # barrier around the transposed operands does the same, but XLA:CPU 0.10.2 crashes on some shapes of it.)
     key, value = key.swapaxes(-1, -2), value.swapaxes(-1, -2)
     if math.prod(leading) * query.shape[-2] * key.shape[-1] <= SCORES or _is_sharded(query, -2):
         result = block(query, key, value, mask, random_key, 0)
