@@ -5,6 +5,7 @@ Operands are numpy arrays. Importing this module skips the test file where torch
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def assert_close(ours: Any, theirs: Any, tolerance: float | None = None, what: s
 
 
 def _sequence(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, (tuple, list)) else (value,)
+    return [item for item in value if item is not None] if isinstance(value, (tuple, list)) else (value,)
 
 
 def _is_floating(value: Any) -> bool:
@@ -131,7 +132,7 @@ def assert_agree(
         assert_close(gradient, other, tolerance, f"gradient of operand {i}")
 
 
-def assert_layers_agree(ours: Any, theirs: Any, *inputs: np.ndarray, tolerance: float | None = None) -> None:
+def assert_layers_agree(ours: Any, theirs: Any, *inputs: np.ndarray, tolerance: float | None = None, **options: Any) -> None:
     """Asserts that two layers print alike, have the same attributes, and agree for the same weights.
 
     Compared are the output, the gradients of the inputs and of all parameters, and the buffers after forward, with both
@@ -142,7 +143,10 @@ def assert_layers_agree(ours: Any, theirs: Any, *inputs: np.ndarray, tolerance: 
         theirs: of torch.
         inputs: numpy arrays.
         tolerance: relative; by default that of the dtype.
+        options: given to forward of both: numpy arrays as each one's arrays, and anything else as it is.
     """
+    our_options = {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in options.items()}
+    their_options = {name: tensor(x) if isinstance(x, np.ndarray) else x for name, x in options.items()}
     ours.train(theirs.training)
     assert_same_face(ours, theirs)
     ours.load_state_dict(theirs.state_dict())
@@ -153,11 +157,11 @@ def assert_layers_agree(ours: Any, theirs: Any, *inputs: np.ndarray, tolerance: 
 
     def run(*operands: Any) -> Any:
         values = dict(zip(names, operands[:count], strict=True))
-        return apply(fnn.tree.nest(values), *operands[count:], state=state, training=True)[0]
+        return apply(fnn.tree.nest(values), *operands[count:], state=state, training=True, **our_options)[0]
 
     def run_theirs(*operands: Any) -> Any:
         values = dict(zip(names, operands[:count], strict=True))
-        return torch.func.functional_call(theirs, values, operands[count:])
+        return torch.func.functional_call(theirs, values, operands[count:], their_options)
 
     flat = unnest(params)
     before = {name: buffer.clone() for name, buffer in theirs.named_buffers()}
@@ -165,9 +169,10 @@ def assert_layers_agree(ours: Any, theirs: Any, *inputs: np.ndarray, tolerance: 
     for name, buffer in theirs.named_buffers():
         buffer.copy_(before[name])
 
-    expected = theirs(*map(tensor, inputs))
-    _, new_state = apply(params, *map(jnp.asarray, inputs), state=state, training=True)
-    for output, other in zip(_sequence(ours(*map(jnp.asarray, inputs))), _sequence(expected), strict=True):
+    expected = theirs(*map(tensor, inputs), **their_options)
+    _, new_state = apply(params, *map(jnp.asarray, inputs), state=state, training=True, **our_options)
+    given = ours(*map(jnp.asarray, inputs), **our_options)
+    for output, other in zip(_sequence(given), _sequence(expected), strict=True):
         assert_close(output, other, tolerance, "stateful output")
     for face, values in (("stateful", dict(ours.named_buffers())), ("functional", unnest(new_state))):
         for name, buffer in theirs.named_buffers():
@@ -180,7 +185,8 @@ def assert_same_face(ours: Any, theirs: Any) -> None:
     assert list(ours.state_dict(keep_vars=True)) == list(theirs.state_dict())
     for name, value in vars(theirs).items():
         if not name.startswith("_"):
-            assert getattr(ours, name) == value, name
+            own = getattr(ours, name)
+            assert (own.__name__ == value.__name__) if inspect.isroutine(value) else (own == value), name
 
 
 def assert_refused(call: Callable[[Any, Callable[[Any], Any]], Any], *words: str) -> None:

@@ -154,7 +154,7 @@ def _project(
         bias: of all, or None.
     """
     places = np.cumsum(shared)[:-1]
-    if len(weights) == 1:
+    if len(weights) < len(shared):
         weights = jnp.split(weights[0], places * (len(weights[0]) // 3))
     biases = [None] * len(shared) if bias is None else jnp.split(bias, places * (len(bias) // 3))
     for x, count, weight, part in zip(inputs, shared, weights, biases, strict=True):
@@ -172,7 +172,7 @@ def _extend(x: jax.Array, bias: jax.Array | None, add_zero_attn: bool) -> jax.Ar
     batch, heads, _, head_dim = x.shape
     one = (batch, heads, 1, head_dim)
     more = [] if bias is None else [jnp.broadcast_to(bias.reshape(1, heads, 1, head_dim), one)]
-    more += [jnp.zeros(one, x.dtype)] * add_zero_attn
+    more += [jnp.zeros(one, x.dtype)] * bool(add_zero_attn)
     return jnp.concatenate([x, *more], axis=2) if more else x
 
 
@@ -333,7 +333,8 @@ def multi_head_attention_forward(
     if (bias_k is None) != (bias_v is None):
         raise AssertionError("expected bias_k and bias_v together, but one of them is None")
     for name in ("bias_k", "bias_v"):
-        _expect(RuntimeError, name, optional[name], 1, 1, embed_dim)
+        if optional[name] is not None:
+            _expect(RuntimeError, name, optional[name], *(1, 1, embed_dim)[-max(optional[name].ndim, 1) :])
     for name in ("static_k", "static_v"):
         if bias_k is not None and optional[name] is not None:
             raise AssertionError(f"bias cannot be added to {name}")

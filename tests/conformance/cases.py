@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 import fnn.functional
 import fnn.nn
+from fnn.nn.utils.rnn import PackedSequence
 
 # Entries that are not of this library: each with the reason.
 LEFT_OUT = {
@@ -70,6 +71,16 @@ class Case:
     @property
     def name(self) -> str:
         return f"{self.entry}{'!' if self.refused else '#'}{self.number}"
+
+
+def _packed(fields: Any, _: Any) -> Any:
+    """Packed sequences of torch or of fnn, as their fields are."""
+    tensors = isinstance(fields[0], torch.Tensor)
+    return (torch.nn.utils.rnn.PackedSequence if tensors else PackedSequence)(*fields)
+
+
+for _class in (torch.nn.utils.rnn.PackedSequence, PackedSequence):
+    pytree.register_pytree_node(_class, lambda packed: (list(packed), None), _packed)
 
 
 def functions() -> dict[str, Any]:
@@ -213,12 +224,30 @@ def for_fnn(value: Any) -> Any:
         return jnp.asarray(value.float().numpy(), jnp.bfloat16) if value.dtype is torch.bfloat16 else jnp.asarray(value.numpy())
     if isinstance(value, torch.dtype):
         return jnp.dtype(str(value).removeprefix("torch."))
+    if isinstance(value, torch.nn.TransformerEncoderLayer):
+        return _encoder_layer(value)
     if isinstance(value, torch.nn.Module):
         settings = {name: setting for name, setting in vars(value).items() if not name.startswith("_") and name != "training"}
         return getattr(fnn.nn, type(value).__name__)(**{for_constructor(name): setting for name, setting in settings.items()})
     if callable(value) and hasattr(fnn.functional, getattr(value, "__name__", "")):
         return getattr(fnn.functional, value.__name__)
     return value
+
+
+def _encoder_layer(layer: Any) -> Any:
+    """The layer of fnn that is made as torch's was, which does not keep the arguments of its constructor."""
+    attention, linear = layer.self_attn, layer.linear1
+    return fnn.nn.TransformerEncoderLayer(
+        attention.embed_dim,
+        attention.num_heads,
+        linear.out_features,
+        layer.dropout.p,
+        for_fnn(layer.activation),
+        layer.norm1.eps,
+        attention.batch_first,
+        layer.norm_first,
+        linear.bias is not None,
+    )
 
 
 def for_constructor(attribute: str) -> str:
