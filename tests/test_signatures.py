@@ -33,6 +33,8 @@ def documented(function):
     """The signature, or for a function of C++ the one that its documentation begins with."""
     if getattr(function, "__init__", None) is torch.nn.Module.__init__:
         return inspect.Signature()  # it names *args and **kwargs, and refuses them
+    if found := re.match(r"__init__\((.*?)\)", function.__doc__ or ""):
+        return inspect.signature(eval(f"lambda {found[1]}: None"))  # a recurrent layer, which takes *args and **kwargs
     try:
         signature = inspect.signature(getattr(torch.nn.functional, f"_{function.__name__}", function))
     except ValueError:

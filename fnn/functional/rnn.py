@@ -7,6 +7,7 @@ the scan goes backwards.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -90,6 +91,8 @@ def _step(kind: _Kind, x: jax.Array, state: State, weights: _Weights, bias: jax.
     return new if weights.hr is None else (new[0] @ weights.hr.T, *new[1:])
 
 
+# Compiled once for all eager calls: a scan whose body is a new function is compiled at every call.
+@functools.partial(jax.jit, static_argnames=("kind", "reverse"), inline=True)
 def _scan(
     kind: _Kind, x: jax.Array, state: State, weights: _Weights, running: jax.Array | None, reverse: bool
 ) -> tuple[jax.Array, State]:
@@ -308,8 +311,8 @@ def _cell(kind: _Kind, input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_h
             )
         if state.shape[1:] != (size,):
             raise RuntimeError(
-                f"hidden{i} has inconsistent hidden_size: got {state.shape[-1]}, expected {size}, for hidden{i} of size "
-                f"{list(state.shape)}"
+                f"hidden{i} has inconsistent hidden_size: got {state.shape[1] if state.ndim > 1 else 'none'}, expected {size}, "
+                f"for hidden{i} of size {list(state.shape)}"
             )
     for key, value in given.items():
         if value.shape[:1] != (kind.gates * size,):

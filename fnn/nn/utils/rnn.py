@@ -172,18 +172,16 @@ def _computed(function: Callable[[Any, Any], Any], values: jax.Array) -> jax.Arr
 
 
 def _indices(lengths: Any) -> jax.Array:
-    """Lengths as whole numbers, as torch converts them."""
-    if isinstance(lengths, jax.core.Tracer):
-        return lengths.astype(held_dtype(np.int64))
+    """Lengths as whole numbers, as torch converts them; known where they are, also while JAX traces other values."""
     with jax.ensure_compile_time_eval():
-        return jnp.asarray(np.asarray(array(lengths, "lengths")).astype(held_dtype(np.int64)))
+        return array(lengths, "lengths").astype(held_dtype(np.int64))
 
 
 def pack_padded_sequence(input: Any, lengths: Any, batch_first: bool = False, enforce_sorted: bool = True) -> PackedSequence:
     """Packs padded sequences.
 
     Where JAX traces the lengths, the packed data has T · N rows, zero behind the last element, and `batch_sizes` T numbers,
-    zero behind the longest length; and for lengths that would be refused, all data is NaN, or the least integer.
+    zero behind the longest length; for lengths that would be refused, all elements are NaN, or the least integer.
 
     Args:
         input: (T, N, *), or (N, T, *) with `batch_first`.
