@@ -12,11 +12,17 @@ for package in ("matplotlib", "sklearn", "tqdm"):
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CLAIMS = {
+    "digits.ipynb": ["assert accuracy.min() >= 0.97", "assert difference <= 1e-5"],
+    "characters.ipynb": ["assert difference <= 1e-4", "assert same == generated", "assert final < 2.1"],
+}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
 def notebook(request):
-    return nbformat.read(request.param, as_version=4)
+    read = nbformat.read(request.param, as_version=4)
+    read.metadata.name = request.param.name
+    return read
 
 
 def code(notebook):
@@ -51,11 +57,12 @@ def test_its_outputs_name_no_place_on_a_machine(notebook):
 def test_it_runs(notebook, monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     expected = len(pictures(notebook))
-    assert any("assert accuracy.min() >= 0.97\nassert difference <= 1e-5" in cell.source for cell in code(notebook))
+    lines = [line.strip() for cell in code(notebook) for line in cell.source.splitlines()]
+    assert set(CLAIMS[notebook.metadata.name]) <= set(lines)
     for cell in code(notebook):
         cell.outputs, cell.execution_count = [], None
     resources = {"metadata": {"path": tmp_path}}
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
     assert all(cell.execution_count for cell in code(notebook))
     assert not errors(notebook)
     assert len(pictures(notebook)) == expected
