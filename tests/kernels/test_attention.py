@@ -59,12 +59,11 @@ def test_blocks_agree_with_torch(shapes, options):
     agree(*(normal(*shape) for shape in shapes), **options)
 
 
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_several_blocks_of_the_usual_size_agree_with_torch(is_causal):
-    agree(*(normal(2, 3, 600, 8) for _ in range(3)), is_causal=is_causal)
+def test_several_blocks_of_the_usual_size_agree_with_torch():
+    agree(*(normal(2, 3, 600, 8) for _ in range(3)), is_causal=True)
 
 
-@pytest.mark.parametrize("options", CASES, ids=["", "causal", "mask"])
+@pytest.mark.parametrize("options", CASES[1:], ids=["causal", "mask"])
 def test_blocks_have_the_derivatives_of_the_whole(options, monkeypatch):
     arrays, directions = operands(), operands()
 
