@@ -76,19 +76,24 @@ class _Weights(NamedTuple):
     hr: jax.Array | None = None  # projects the hidden state of an LSTM
 
 
+def _times(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """`x @ weight.T`, without a transposed copy of the weight that would be kept for the gradient."""
+    return lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())))
+
+
 def _project(kind: _Kind, x: jax.Array, weights: _Weights) -> tuple[jax.Array, jax.Array | None]:
     """The projected input, and the bias that is left for the hidden state."""
     biases = [weights.bias_ih, weights.bias_hh][: 2 if kind.added else 1]
-    projected = x @ weights.ih.T
+    projected = _times(x, weights.ih)
     for bias in biases:
         projected = projected if bias is None else projected + bias
     return projected, None if kind.added else weights.bias_hh
 
 
 def _step(kind: _Kind, x: jax.Array, state: State, weights: _Weights, bias: jax.Array | None) -> State:
-    h = state[0] @ weights.hh.T
+    h = _times(state[0], weights.hh)
     new = kind.step(x, h if bias is None else h + bias, state)
-    return new if weights.hr is None else (new[0] @ weights.hr.T, *new[1:])
+    return new if weights.hr is None else (_times(new[0], weights.hr), *new[1:])
 
 
 # Compiled once for all eager calls: a scan whose body is a new function is compiled at every call.
