@@ -59,7 +59,7 @@ def run_blocks():
 
 
 def test_the_examples_run_and_do_what_they_say():
-    functional, with_state, *stateful = run_blocks()
+    functional, with_state, *stateful, sequences = run_blocks()
 
     params, logits = functional["params"], functional["logits"]
     assert params["0"]["weight"].shape == (16, 4)
@@ -76,6 +76,13 @@ def test_the_examples_run_and_do_what_they_say():
 
     assert with_state["state"]["1"]["num_batches_tracked"] == 1
     assert with_state["state"]["1"]["running_mean"].any()
+
+    assert sequences["y"].shape == (1, 1, 32)
+    assert [int(layer["self_attn"].position) for layer in sequences["cache"]] == [5, 5]
+    assert sequences["deep"].shape == (1, 10, 32)
+    assert sequences["outputs"].shape == (3, 7, 32)
+    assert not sequences["outputs"][0, 4:].any()
+    assert sequences["last"].shape == (2, 3, 16)
 
     if HAS_TORCH:
         (names,) = stateful
@@ -206,7 +213,7 @@ def test_it_lists_what_is_not_there():
     callables = (types.FunctionType, types.BuiltinFunctionType)
     expected = public(torch.nn, type) | public(torch.nn.functional, callables) | public(torch.nn.init, callables)
     ours = public(nn, type) | public(F, callables) | public(nn.init, callables)
-    listed = set(re.findall(r"`(\w+)`", section("What there is").split("except:")[1].split("Not yet:")[0]))
+    listed = set(re.findall(r"`(\w+)`", section("What there is").split("except")[1].split("Not yet:")[0]))
     assert expected - ours - helpers == listed
     for name in ours & expected:
         space = next(space for space in (nn, F, nn.init) if hasattr(space, name))
