@@ -416,9 +416,12 @@ def _dot(one: Any, other: Any) -> Any:
 
 
 def _equal(one: Any, other: Any, what: str) -> None:
+    # of all operands: where one's terms cancel, what is left is their rounding
+    largest = max((np.abs(np.asarray(b)).max(initial=0) for b in jax.tree.leaves(other)), default=0)
     for i, (a, b) in enumerate(zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)):
         a, b = np.asarray(a), np.asarray(b)
-        if a.shape != b.shape or not np.allclose(a, b, rtol=1e-7, atol=1e-9 * (1 + np.abs(b).max(initial=0)), equal_nan=True):
+        atol = max(1e-9 * (1 + np.abs(b).max(initial=0)), 1e-12 * largest)
+        if a.shape != b.shape or not np.allclose(a, b, rtol=1e-7, atol=atol, equal_nan=True):
             raise Mismatch(f"{what} differ in operand {i}: {a.ravel()[:4]} and {b.ravel()[:4]}")
 
 
