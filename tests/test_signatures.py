@@ -15,7 +15,12 @@ OWN = {"Module", "Parameter", "Buffer", "Container"}
 OPEN = {"forward", "to", "state_dict"}
 
 # Functions of C++ whose documentation does not say what they take.
-UNDOCUMENTED = {"conv_tbc": "input, weight, bias, pad=0", "one_hot": "input, num_classes=-1"}
+UNDOCUMENTED = {
+    "conv_tbc": "input, weight, bias, pad=0",
+    "one_hot": "input, num_classes=-1",
+    "scaled_dot_product_attention": "query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, "
+    "enable_gqa=False",
+}
 
 FUNCTIONS = [name for name in fnn.functional.__all__ if hasattr(torch.nn.functional, name)]
 INITS = [name for name in vars(fnn.nn.init) if re.fullmatch(r"[a-z]\w*_|calculate_gain", name)]

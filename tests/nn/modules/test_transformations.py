@@ -36,6 +36,8 @@ CASES = {
     "mse_loss": (lambda: lambda x: nn.MSELoss()(x, jnp.arange(5.0, dtype=x.dtype)), (5,)),
     "cross_entropy": (lambda: lambda x: nn.CrossEntropyLoss(label_smoothing=0.1)(x, CLASSES), (5, 4)),
     "cross_entropy of probabilities": (lambda: lambda x: F.cross_entropy(x, jax.nn.softmax(x[::-1]) ** 2), (5, 4)),
+    "lstm": (lambda: Sequence(nn.LSTM(3, 2, bidirectional=True)), (4, 2, 3)),
+    "attention": (lambda: Sequence(nn.MultiheadAttention(4, 2), 3), (3, 2, 4)),
 }
 
 
@@ -48,6 +50,17 @@ class Lookup(nn.Module):
 
     def forward(self, x):
         return self.table(jnp.array([[1, 2], [1, 5], [0, 0]])) * x
+
+
+class Sequence(nn.Module):
+    """The first output of a layer that takes a sequence, a number of times over."""
+
+    def __init__(self, layer, times=1):
+        super().__init__()
+        self.layer, self.times = layer, times
+
+    def forward(self, x):
+        return self.layer(*[x] * self.times)[0]
 
 
 @pytest.fixture(params=CASES, scope="module")
