@@ -65,7 +65,8 @@ def _append(cache: KeyValueCache, k: jax.Array, v: jax.Array) -> tuple[KeyValueC
     position = array(cache.position, "cache.position")
     taken = known(position)
     if length + (0 if taken is None else taken) > room:
-        raise RuntimeError(f"the cache has room for {room} positions, and holds {taken or 'some'}: got {length} more")
+        held = "some" if taken is None else taken
+        raise RuntimeError(f"the cache has room for {room} positions, and holds {held}: got {length} more")
     start = (0, 0, position, 0)
     keys, values = (lax.dynamic_update_slice(c, x.astype(c.dtype), start) for c, x in ((cache.key, k), (cache.value, v)))
     sees = jnp.arange(room) <= position + jnp.arange(length)[:, None]
@@ -368,8 +369,8 @@ def multi_head_attention_forward(
         mixed = scaled_dot_product_attention(q, k, v, merged, dropout_p, is_causal)
     mixed = mixed.transpose((0, 2, 1, 3) if batch_first else (2, 0, 1, 3))
     out = linear(mixed.reshape(*mixed.shape[:2], embed_dim), out_weight, out_bias)
-    if cache is not None:
-        return out if growing is None else jnp.where(room, out, jnp.nan), cache
     if unbatched:
         out, attention_weights = out[0], None if attention_weights is None else attention_weights[0]
-    return out, attention_weights
+    if growing is not None:
+        out = jnp.where(room, out, jnp.nan)
+    return out, attention_weights if cache is None else cache

@@ -46,6 +46,15 @@ def test_attention(sizes, batch_first):
     close(jnp.concatenate(outputs, 1 if batch_first else 0), full)
 
 
+def test_attention_without_a_batch_axis():
+    attention = nn.MultiheadAttention(E, H)
+    x = normal(T, E)
+    full, _ = attention(x, x, x, attn_mask=causal(T), need_weights=False)
+    first, cache = attention(x[:4], x[:4], x[:4], cache=attention.init_cache(1, T))
+    second, _ = attention(x[4:], x[4:], x[4:], cache=cache)
+    close(jnp.concatenate([first, second]), full)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"add_bias_kv": True}, {"add_zero_attn": True}, {"kdim": 3, "vdim": 5}, {"bias": False}],
@@ -188,7 +197,7 @@ def test_a_full_cache_is_refused():
     assert jnp.isnan(y).all()
     y, _ = fnn.jit(lambda x, cache: attention(x, x, x, cache=cache))(x[:, :1], cache)
     assert jnp.isfinite(y).all()
-    with pytest.raises(RuntimeError, match="room for 2 positions"):
+    with pytest.raises(RuntimeError, match="room for 2 positions, and holds some: got 3 more"):
         fnn.jit(lambda x, cache: attention(x, x, x, cache=cache))(x, attention.init_cache(N, 2))
 
 
