@@ -2,6 +2,9 @@
 
 A block has whole rows of scores, so its softmax is the ordinary one, and `jax.checkpoint` computes the scores again in the
 derivative, from the sums that it keeps. Nothing here has a derivative of its own, so all orders and modes are JAX's.
+
+On an NVIDIA GPU, what cuDNN's fused attention takes is left to it, value and gradient; the other derivatives are of the blocks.
+A program with it can be exported, as JAX has it, with `disabled_checks` for the custom calls of cuDNN.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +21,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from fnn.kernels.derivative import faster
+
 # Measured as benchmarks/attention.py does, on 2 cores of 1 MB of cache each: ratios to torch, forward / and gradient.
 SCORES = 1 << 19  # at once. 4x12x512x64: all at once 1.5 / 1.5, blocks of 2^18 to 2^20 0.9 to 1.0 / 1.0 to 1.1
 ROWS = 256  # of a block. 1x8x2048x64: 64 rows 1.6 / 1.4, 128 rows 1.1 / 1.15, 256 and 512 rows 1.0 / 1.0
 GROUPS = 4  # of causal rows, each with the keys up to its end. 4x12x512x64: 1 group 1.2 / 1.4, 2 0.9 / 1.0, 4 0.8 / 0.9
+FUSED = 128  # queries and keys, at least, for cuDNN; not measured
 KEPT = ("fnn_attention_largest", "fnn_attention_total", "fnn_attention_mixed")
 
 
@@ -49,6 +56,24 @@ def attention(
         scale: of the scores.
         dropout: the probability that a weight is dropped.
     """
+    if _cudnn_takes(query, key, value, mask, random_key, causal, scale):
+        fused = functools.partial(_fused, causal=causal, scale=scale)
+        blocks = functools.partial(_in_blocks, causal=causal, scale=scale)
+        return faster(fused, blocks, *_with_equal_batches(query, key, value), platform="cuda")
+    return _in_blocks(query, key, value, mask, random_key, causal=causal, scale=scale, dropout=dropout)
+
+
+def _in_blocks(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None = None,
+    random_key: jax.Array | None = None,
+    *,
+    causal: bool,
+    scale: float,
+    dropout: float = 0.0,
+) -> jax.Array:
     dtype, on_cpu = query.dtype, jax.default_backend() == "cpu"
     # Widened out here, gradients in keys and values are summed over blocks in float32. XLA:CPU has no 16-bit products.
     wide = jnp.promote_types(dtype, jnp.float32)
@@ -180,3 +205,67 @@ def _is_sharded(x: jax.Array, axis: int) -> bool:
     """Whether an axis is laid out over an explicit axis of a mesh: it cannot be split into steps of a loop."""
     spec = jax.typeof(x).sharding.spec
     return len(spec) == x.ndim and spec[axis] is not None
+
+
+def _cudnn_takes(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None,
+    random_key: jax.Array | None,
+    causal: bool,
+    scale: float,
+) -> bool:
+    """Whether cuDNN's fused attention computes this, and as torch does: some of what it takes it computes otherwise."""
+    length, keys, size = query.shape[-2], key.shape[-2], query.shape[-1]
+    scores = math.prod(jnp.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)))) * length * keys
+    if not (
+        _on_nvidia()
+        and query.dtype in (jnp.bfloat16, jnp.float16)
+        and mask is None  # a query that sees no key would not have 0
+        and random_key is None
+        and size in range(8, 129, 8)
+        and value.shape[-1] == size
+        and (length == keys or not causal)  # where other shapes have their diagonal is not said
+        and 0.0 < scale < math.inf  # a negative one makes the largest score the smallest
+        and min(length, keys) >= FUSED
+        and scores > SCORES
+        and all(map(_is_local, (query, key, value)))
+    ):
+        return False
+    try:  # JAX has conditions on versions of cuDNN, too
+        jax.eval_shape(functools.partial(_fused, causal=causal, scale=scale), *_with_equal_batches(query, key, value))
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _on_nvidia() -> bool:
+    """Whether this is the default: GPUs by NVIDIA, Ampere or later."""
+    if jax.default_backend() != "gpu":
+        return False
+    capabilities = [str(getattr(device, "compute_capability", "")) for device in jax.local_devices()]
+    return all(re.fullmatch(r"\d+\.\d+", capability) and float(capability) >= 8.0 for capability in capabilities)
+
+
+def _is_local(x: jax.Array) -> bool:
+    """Whether it is known to be on one device. Across devices, cuDNN takes no axis but the batch and the heads divided."""
+    kinds = jax.typeof(x).sharding.mesh.axis_types
+    return all(kind == jax.sharding.AxisType.Manual for kind in kinds) if kinds else jax.device_count() == 1
+
+
+def _with_equal_batches(*operands: jax.Array) -> list[jax.Array]:
+    leading = jnp.broadcast_shapes(*(x.shape[:-2] for x in operands))
+    return [jnp.broadcast_to(x, (*leading, *x.shape[-2:])) for x in operands]
+
+
+def _fused(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool, scale: float) -> jax.Array:
+    """Attention by cuDNN."""
+    heads = query.shape[-3] if query.ndim > 2 else 1
+    # cuDNN's layout is batch, length, heads, size.
+    q, k, v = (x.reshape(-1, heads, *x.shape[-2:]).swapaxes(1, 2) for x in (query, key, value))
+    # With the residual even where it is not needed: so it is the same call that the gradient starts with, and XLA makes one.
+    result, _ = jax.nn.dot_product_attention(
+        q, k, v, scale=scale, is_causal=causal, implementation="cudnn", return_residual=True
+    )
+    return result.swapaxes(1, 2).reshape(query.shape)

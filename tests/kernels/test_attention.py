@@ -158,3 +158,148 @@ def test_memory_of_the_gradient_grows_linearly():
         return jax.jit(gradient).lower(array, array, array).compile().memory_analysis().temp_size_in_bytes / 2**20
 
     assert megabytes(8192) < min(512, 2.5 * megabytes(4096))
+
+
+@pytest.fixture
+def on_nvidia(monkeypatch):
+    """A machine with a GPU, as far as the choice of cuDNN goes, for small operands. JAX's own form is in cuDNN's place."""
+
+    def stand_in(*arrays, implementation, **options):
+        return whole(*arrays, **options)
+
+    whole = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    monkeypatch.setattr(kernel, "_on_nvidia", lambda: True)
+    monkeypatch.setattr(kernel, "FUSED", 16)
+    monkeypatch.setattr(kernel, "SCORES", 255)
+    kernel.attention.clear_cache()
+    yield
+    kernel.attention.clear_cache()
+
+
+def is_fused(*shapes, dtype=jnp.bfloat16, **options):
+    arrays = [jnp.zeros(shape, dtype) for shape in shapes or ((16, 8),) * 3]
+    return "fnn_cuda_or_other" in str(jax.make_jaxpr(lambda *a: F.scaled_dot_product_attention(*a, **options))(*arrays))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options"),
+    [
+        ((), {}),
+        ((), {"is_causal": True}),
+        ((), {"dtype": jnp.float16, "scale": 2.0}),
+        (((2, 16, 128), (2, 17, 128), (2, 17, 128)), {}),
+        (((2, 6, 16, 8), (2, 2, 16, 8), (2, 2, 16, 8)), {"enable_gqa": True}),
+    ],
+)
+@pytest.mark.usefixtures("on_nvidia")
+def test_cudnn_is_chosen(shapes, options):
+    assert is_fused(*shapes, **options)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options"),
+    [
+        ((), {"dtype": jnp.float32}),
+        (((16, 12), (16, 12), (16, 12)), {}),
+        (((16, 136), (16, 136), (16, 136)), {}),
+        (((16, 8), (16, 8), (16, 16)), {}),
+        (((16, 8), (17, 8), (17, 8)), {"is_causal": True}),
+        (((1, 8), (512, 8), (512, 8)), {}),
+        (((512, 8), (1, 8), (1, 8)), {}),
+        (((0, 16, 8), (0, 16, 8), (0, 16, 8)), {}),
+        ((), {"attn_mask": jnp.ones((16, 16), bool)}),
+        ((), {"attn_mask": jnp.zeros((16, 16))}),
+        ((), {"scale": -1.0}),
+        ((), {"scale": 0.0}),
+        ((), {"scale": float("inf")}),
+        ((), {"scale": float("nan")}),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("on_nvidia")
+def test_cudnn_is_not_chosen_for_what_it_does_not_compute_as_torch_does(shapes, options):
+    assert not is_fused(*shapes, **options)
+
+
+@pytest.mark.usefixtures("on_nvidia")
+def test_cudnn_is_not_chosen_with_dropout_nor_for_few_scores(monkeypatch):
+    with fnn.rng(0):
+        assert not is_fused(dropout_p=0.1)
+    monkeypatch.setattr(kernel, "SCORES", 256)
+    kernel.attention.clear_cache()
+    assert not is_fused()
+
+
+@pytest.mark.usefixtures("on_nvidia")
+def test_cudnn_is_chosen_only_where_the_devices_of_an_operand_are_known(monkeypatch):
+    x = jnp.zeros((16, 8), jnp.bfloat16)
+
+    def fused(*args):
+        return "fnn_cuda_or_other" in str(jax.make_jaxpr(lambda x: F.scaled_dot_product_attention(x, x, x))(*args))
+
+    for kind in (jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto):
+        mesh = jax.make_mesh((1,), ("data",), axis_types=(kind,))
+        assert not fused(jax.device_put(x, jax.NamedSharding(mesh, jax.P())))
+    mapped = jax.shard_map(lambda x: F.scaled_dot_product_attention(x, x, x), mesh=mesh, in_specs=jax.P(), out_specs=jax.P())
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    kernel.attention.clear_cache()
+    assert "fnn_cuda_or_other" in str(jax.make_jaxpr(mapped)(x))
+    assert not fused(x)
+
+
+@pytest.mark.usefixtures("on_nvidia")
+def test_cudnn_is_not_chosen_where_jax_refuses_it(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("cuDNN is not detected.")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", refuse)
+    assert not is_fused()
+
+
+@pytest.mark.parametrize(
+    ("backend", "capabilities", "expected"),
+    [
+        ("gpu", ["8.0"], True),
+        ("gpu", ["9.0", "12.1"], True),
+        ("gpu", ["10.3", "7.5"], False),
+        ("gpu", ["gfx942"], False),
+        ("gpu", [None], False),
+        ("cpu", ["9.0"], False),
+        ("tpu", [None], False),
+    ],
+)
+def test_cudnn_is_for_gpus_of_nvidia_since_ampere(backend, capabilities, expected, monkeypatch):
+    devices = [type("Device", (), {} if c is None else {"compute_capability": c})() for c in capabilities]
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert kernel._on_nvidia() is expected
+
+
+def test_nothing_is_for_cudnn_without_a_gpu():
+    assert not is_fused(*((2, 4, 512, 64),) * 3)
+
+
+@pytest.mark.parametrize("leading", [(), (2, 3), (2, 1, 3)], ids=str)
+@pytest.mark.parametrize(("keys", "causal"), [(5, True), (4, False)])
+@pytest.mark.usefixtures("on_nvidia")
+def test_what_cudnn_gets_is_what_it_is_asked_for(leading, keys, causal):
+    arrays = (jnp.asarray(normal(*leading, n, 8)) for n in (5, keys, keys))
+    ways = kernel._fused, kernel._in_blocks
+    ours, theirs = jax.jit(lambda *a: [way(*a, causal=causal, scale=0.3) for way in ways])(*arrays)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.usefixtures("on_nvidia")
+def test_cudnn_has_the_gradient_and_other_platforms_the_blocks():
+    def gradient(*arrays):
+        return jax.grad(lambda *a: F.scaled_dot_product_attention(*a).astype(float).sum(), (0, 1, 2))(*arrays)
+
+    arrays = [jnp.asarray(normal(2, 16, 8), jnp.bfloat16) for _ in range(3)]
+    assert str(jax.make_jaxpr(gradient)(*arrays)).count("fnn_cuda_or_other") == 2
+    fused = [x.astype(float) for x in jax.jit(gradient)(*arrays)]
+    expected = [x.astype(float) for x in gradient(*(x.astype(jnp.float32) for x in arrays))]
+    for ours, theirs in zip(fused, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0.03)
+    platforms = ["cpu", "cuda", "tpu"]
+    assert list(jax.export.export(jax.jit(gradient), platforms=platforms)(*arrays).platforms) == platforms
