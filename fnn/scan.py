@@ -18,7 +18,7 @@ from fnn.guards import Registry, alike
 from fnn.scope import Cell, Scope
 from fnn.transforms import plain
 
-DEEP = 8  # layers from which a scan pays by itself, see benchmarks/scan.md
+DEEP = 12  # layers from which a scan pays by itself, see benchmarks/scan.md
 
 
 class _Unlike(Exception):

@@ -167,9 +167,7 @@ def test_a_scan_over_positions_and_its_gradient_and_vmap():
 
     weights = normal(N, T, E)
     for ours, theirs in zip(
-        *[
-            jax.tree.leaves(jax.jit(jax.grad(lambda p, f=f: (f(p, x) * weights).sum()))(params)) for f in (stepwise, at_once)
-        ],
+        *[jax.tree.leaves(jax.jit(jax.grad(lambda p, f=f: (f(p, x) * weights).sum()))(params)) for f in (stepwise, at_once)],
         strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
