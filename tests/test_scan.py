@@ -12,6 +12,7 @@ import pytest
 import fnn
 import fnn.functional as F
 from fnn import nn
+from fnn.scan import DEEP
 
 
 class Block(nn.Module):
@@ -393,6 +394,39 @@ def test_dropout_without_a_key_is_refused_in_pure_functions():
     params, state = fnn.split(net)
     with pytest.raises(fnn.StateError, match="pass rng=key"):
         jax.jit(lambda p: apply(p, X, state=state, training=True))(params)
+
+
+@pytest.mark.parametrize("kind", ["Encoder", "Decoder"])
+def test_transformers_scan_their_layers_where_they_are_many_or_where_they_shall(kind):
+    layer = getattr(nn, f"Transformer{kind}Layer")(4, 2, 6, dropout=0.2, batch_first=True)
+    x = np.random.default_rng(1).normal(size=(2, 3, 4)).astype(np.float32)
+    inputs = (x,) if kind == "Encoder" else (x, x + 1)
+    options = {"enable_nested_tensor": False} if kind == "Encoder" else {}
+    causal = nn.Transformer.generate_square_subsequent_mask(3)
+
+    def stack(depth):
+        fnn.manual_seed(0)
+        return getattr(nn, f"Transformer{kind}")(layer, depth, **options)
+
+    def run(module):
+        fnn.manual_seed(1)
+        return fnn.jit(lambda: module(*inputs, causal))()
+
+    def staged(module):
+        return scans(lambda *inputs: module.eval()(*inputs, causal), *inputs)
+
+    few, many = stack(2), stack(DEEP)
+    assert staged(stack(DEEP - 1)) == 0
+    assert staged(many) == 1
+    many.scan_layers = False
+    assert staged(many) == 0
+    many.scan_layers = None
+    many.layers[3].register_forward_hook(lambda module, args, out: None)
+    assert staged(many) == 0  # without a warning: nobody asked for a scan
+    few.scan_layers = True
+    results = run(few), run(stack(2))
+    assert_same(results)
+    assert staged(few) == 1
 
 
 def test_a_deep_stack_stages_one_layer():
