@@ -296,7 +296,16 @@ class _Stack(Module):
         return x if self.norm is None else self.norm(x), tuple(caches)
 
     def init_cache(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """A cache for incremental decoding: that of each layer, from the same arguments."""
+        """A cache for incremental decoding: that of each layer, from the same arguments.
+
+        Example:
+            >>> import fnn.nn as nn, jax.numpy as jnp
+            >>> decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16, batch_first=True), 1).eval()
+            >>> cache = decoder.init_cache(1, 10, jnp.ones((1, 5, 8)))
+            >>> y, cache = decoder(jnp.ones((1, 1, 8)), None, cache=cache)
+            >>> y.shape, int(cache[0]["self_attn"].position)
+            ((1, 1, 8), 1)
+        """
         return tuple(layer.init_cache(*args, **kwargs) for layer in self.layers)
 
     def _is_causal(self, x: Any, mask: Any, hint: bool | None) -> bool:
