@@ -78,8 +78,8 @@ def _scanned(modules: list[Any], x: Any, args: tuple[Any, ...], kwargs: dict[str
     own = [[cell for cell, same in zip(row, shared, strict=True) if not same] for row in rows]
     values = [_scope.read_all(cells) for cells in own]
     x = jax.tree.map(jnp.asarray, plain(x))
-    types = [[(value.shape, value.dtype) for value in row] for row in values]
-    if i := next((i for i in range(1, n) if types[i] != types[0]), None):
+    shapes = [[(value.shape, value.dtype) for value in row] for row in values]
+    if i := next((i for i in range(1, n) if shapes[i] != shapes[0]), None):
         raise _Unlike(f"parameters or buffers of layer {i} have other shapes or dtypes than those of layer 0")
     columns = [jnp.stack(column) for column in zip(*values, strict=True)]
     source = _random.source()
@@ -103,9 +103,11 @@ def _scanned(modules: list[Any], x: Any, args: tuple[Any, ...], kwargs: dict[str
         draws = stream.count
         return out
 
-    out = jax.eval_shape(try_once, x, [column[0] for column in columns])
-    if _types(out) != _types(x):
-        raise _Unlike(f"{type(first).__name__} takes {_described(x)} and returns {_described(out)}")
+    traced, out = jax.make_jaxpr(try_once, return_shape=True)(x, [column[0] for column in columns])
+    # The types say also how arrays are sharded, and over which axes of shard_map they vary.
+    taken, returned = _types(x, map(jax.typeof, jax.tree.leaves(x))), _types(out, traced.out_avals)
+    if taken != returned:
+        raise _Unlike(f"{type(first).__name__} takes {taken} and returns {returned}")
     place = {cell: i for i, cell in enumerate(own[0])}
     times = Counter(cell for row in rows for cell in row)
     if any(cell not in place or any(times[row[place[cell]]] > 1 for row in own) for cell in written):
@@ -154,10 +156,6 @@ def _difference(attributes: dict[str, Any], others: dict[str, Any]) -> str | Non
     return None
 
 
-def _types(tree: Any) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
-
-
-def _described(tree: Any) -> str:
-    return str(jax.tree.map(lambda leaf: f"{leaf.dtype.name}{list(leaf.shape)}", tree))
+def _types(tree: Any, avals: Iterable[Any]) -> Any:
+    """The tree, with the types of its leaves in their place."""
+    return jax.tree.unflatten(jax.tree.structure(tree), [str(aval.update(weak_type=False)) for aval in avals])

@@ -318,10 +318,23 @@ def test_a_layer_that_changes_the_shape_runs_in_a_loop():
     def widen(x):
         return fnn.scan_layers([nn.Flatten(0, 1), nn.Flatten(0, 1)], x)
 
-    with pytest.warns(UserWarning, match=r"Flatten takes float32\[2, 3, 4\] and returns float32\[6, 4\]"):
+    with pytest.warns(UserWarning, match=r"Flatten takes float32\[2,3,4\] and returns float32\[6,4\]"):
         assert fnn.jit(widen)(jnp.ones((2, 3, 4))).shape == (24,)
     with pytest.raises(RuntimeError, match="same dtype"):
         fnn.jit(lambda x: fnn.scan_layers(layers, x))(jnp.ones((2, 4)))
+
+
+def test_a_layer_whose_output_varies_over_another_axis_runs_in_a_loop():
+    class Where(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + jax.lax.axis_index("data")
+
+    layers = nn.ModuleList(Where(4, 4) for _ in range(3))
+    spread = jax.shard_map(
+        lambda x: fnn.scan_layers(layers, x), mesh=jax.make_mesh((1,), ("data",)), in_specs=jax.P(), out_specs=jax.P("data")
+    )
+    with pytest.warns(UserWarning, match="Where takes"):
+        assert jax.jit(spread)(jnp.ones((2, 4))).shape == (2, 4)
 
 
 def test_a_layer_that_sets_attributes_runs_in_a_loop():
