@@ -2,15 +2,16 @@
 
     python benchmarks/scan.py [--quick]
 
-nn.TransformerEncoder of width 256, 4 heads, feed-forward 1,024, without dropout, 4 sequences of 64: value and gradient
-under fnn.jit. Compile times are those of the first form that JAX compiles; step times are medians of interleaved runs;
-memory is what XLA says that the compiled function needs beside its arguments and results. The loop of 48 layers takes
-minutes to compile; --quick leaves it out. Writes the table to benchmarks/scan.md and the numbers to benchmarks/scan.json.
+nn.TransformerEncoder of width 256, 4 heads, feed-forward 1,024, without dropout, 8 sequences of 128, with the normalization
+behind each block or before it: value and gradient under fnn.jit. Step times are medians of interleaved runs; memory is what
+XLA says that the compiled function needs beside its arguments and results. A loop of 48 layers can take minutes to compile;
+--quick leaves loops of more than 12 out. Writes the table to benchmarks/scan.md and the numbers to benchmarks/scan.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -26,14 +27,15 @@ import fnn
 import fnn.nn as nn
 
 HERE = Path(__file__).parent
-WIDTH, BATCH, TOKENS = 256, 4, 64
-DEPTHS = (2, 4, 6, 8, 12, 24, 48)
+WIDTH, BATCH, TOKENS = 256, 8, 128
+DEPTHS = (4, 8, 12, 24, 48)
+LIMIT = 60  # seconds of steps, where seven take longer
 
 
-def form(depth: int, scan: bool, x: Any, cotangent: Any) -> tuple[dict[str, Any], Callable[[], Any]]:
+def form(depth: int, scan: bool, norm_first: bool, x: Any, cotangent: Any) -> tuple[dict[str, Any], Callable[[], Any]]:
     """How long a form of an encoder takes to trace and to compile, its memory, and a call of it."""
-    layer = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True)
-    encoder = nn.TransformerEncoder(layer, depth)
+    layer = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True, norm_first=norm_first)
+    encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
     encoder.scan_layers = scan
 
     @fnn.jit
@@ -59,25 +61,27 @@ def timed(call: Callable[[], Any]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="no loops of more than 12 layers, fewer runs")
+    parser.add_argument("--quick", action="store_true", help="no loops of more than 12 layers")
     quick = parser.parse_args().quick
     random = np.random.default_rng(0)
     x, cotangent = (random.normal(size=(BATCH, TOKENS, WIDTH)).astype(np.float32) for _ in range(2))
     jax.block_until_ready(jax.jit(lambda x: x @ x.swapaxes(1, 2))(x))  # the backend starts before the clock does
-    form(2, False, x, cotangent)  # and what is traced once a process is traced
+    for norm_first in (False, True):
+        form(2, False, norm_first, x, cotangent)  # and what is traced once a process is traced
 
     rows: list[dict[str, Any]] = []
-    for depth in DEPTHS:
+    for norm_first, depth in itertools.product((False, True), DEPTHS):
         forms = (True,) if quick and depth > 12 else (True, False)
-        made = {scan: form(depth, scan, x, cotangent) for scan in forms}
+        made = {scan: form(depth, scan, norm_first, x, cotangent) for scan in forms}
         for _, call in made.values():
             timed(call)
         times: dict[bool, list[float]] = {scan: [] for scan in forms}
-        for _ in range(5 if quick else 15):
+        while len(times[True]) < 7 and sum(map(sum, times.values())) < LIMIT:
             for scan in forms:
                 times[scan].append(timed(made[scan][1]))
         for scan in forms:
-            rows.append({"layers": depth, "scan": scan, "step": statistics.median(times[scan]), **made[scan][0]})
+            row = {"norm_first": norm_first, "layers": depth, "scan": scan}
+            rows.append({**row, "step": statistics.median(times[scan]), **made[scan][0]})
             print(rows[-1], flush=True)
 
     place = f"{platform.machine()} {jax.default_backend().upper()}"
@@ -86,12 +90,13 @@ def main() -> None:
     lines = [
         f"{versions}. `python benchmarks/scan.py{' --quick' if quick else ''}`",
         "",
-        "| layers | form | tracing (s) | compiling (s) | step (ms) | memory beside arguments and results (MiB) |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| normalization | layers | form | tracing (s) | compiling (s) | step (ms) | further memory (MiB) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         figures = f"{row['trace']:.2f} | {row['compile']:.1f} | {row['step'] * 1e3:.0f} | {row['memory']:.0f}"
-        lines.append(f"| {row['layers']} | {'scan' if row['scan'] else 'loop'} | {figures} |")
+        norm = "before" if row["norm_first"] else "behind"
+        lines.append(f"| {norm} | {row['layers']} | {'scan' if row['scan'] else 'loop'} | {figures} |")
     (HERE / "scan.md").write_text("\n".join(lines) + "\n")
 
 
