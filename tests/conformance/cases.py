@@ -7,6 +7,7 @@ A case is named `entry#number`, such as `nn.functional.pad.constant#12` or `Conv
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
@@ -82,7 +83,8 @@ def _packed(fields: Any, _: Any) -> Any:
 
 
 for _class in (torch.nn.utils.rnn.PackedSequence, PackedSequence):
-    pytree.register_pytree_node(_class, lambda packed: (list(packed), None), _packed)
+    with contextlib.suppress(ValueError):  # raised the second time, where pytest imports this module twice
+        pytree.register_pytree_node(_class, lambda packed: (list(packed), None), _packed)
 
 
 def functions() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from conformance.check import check, check_dtypes, check_transformations
 DAY = datetime.datetime.now(datetime.UTC).toordinal()
 
 
-@pytest.mark.parametrize("entry", entries())
+@pytest.mark.parametrize("entry", list(entries())[DAY % 2 :: 2])
 def test_a_sample_and_an_error_input(entry):
     every = list(cases(entry))
     for chosen in ([case for case in every if not case.refused], [case for case in every if case.refused]):
