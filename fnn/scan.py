@@ -81,7 +81,6 @@ def _scanned(modules: list[Any], x: Any, args: tuple[Any, ...], kwargs: dict[str
     shapes = [[(value.shape, value.dtype) for value in row] for row in values]
     if i := next((i for i in range(1, n) if shapes[i] != shapes[0]), None):
         raise _Unlike(f"parameters or buffers of layer {i} have other shapes or dtypes than those of layer 0")
-    columns = [jnp.stack(column) for column in zip(*values, strict=True)]
     source = _random.source()
     written: list[Cell] = []
     draws = 0
@@ -103,7 +102,7 @@ def _scanned(modules: list[Any], x: Any, args: tuple[Any, ...], kwargs: dict[str
         draws = stream.count
         return out
 
-    traced, out = jax.make_jaxpr(try_once, return_shape=True)(x, [column[0] for column in columns])
+    traced, out = jax.make_jaxpr(try_once, return_shape=True)(x, values[0])
     # The types say also how arrays are sharded, and over which axes of shard_map they vary.
     taken, returned = _types(x, map(jax.typeof, jax.tree.leaves(x))), _types(out, traced.out_avals)
     if taken != returned:
@@ -112,6 +111,7 @@ def _scanned(modules: list[Any], x: Any, args: tuple[Any, ...], kwargs: dict[str
     times = Counter(cell for row in rows for cell in row)
     if any(cell not in place or any(times[row[place[cell]]] > 1 for row in own) for cell in written):
         raise _Unlike(f"{type(first).__name__} writes to state that layers share")
+    columns = [jnp.stack(column) for column in zip(*values, strict=True)]
     offsets = None
     if draws:
         key, number = source.advance(n * draws)

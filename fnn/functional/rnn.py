@@ -156,7 +156,7 @@ def _recurrence(kind: _Kind, *arguments: Any) -> tuple[jax.Array, ...]:
     else:
         input, sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional = arguments
         batch_first, sizes = False, array(sizes, "batch_sizes")
-    x, states = array(input, "input"), _states(kind, hx)
+    x, states = array(input, "input"), states_of(kind.name, kind.states, hx)
     given = [array(p, "params") for p in params]
     same_dtype(
         kind.name, input=x, **{f"hx{i}": s for i, s in enumerate(states)}, **{f"params{i}": p for i, p in enumerate(given)}
@@ -186,15 +186,21 @@ def _recurrence(kind: _Kind, *arguments: Any) -> tuple[jax.Array, ...]:
     return y.astype(dtype), *(s.astype(dtype) for s in last)
 
 
-def _states(kind: _Kind, hx: Any) -> list[jax.Array]:
-    if kind.states == 1:
+def states_of(name: str, count: int, hx: Any) -> list[jax.Array]:
+    """The states that a layer or function of that name was given: an array, or a tuple of as many as it has.
+
+    Raises:
+        TypeError: where they are neither.
+        RuntimeError: for another number.
+    """
+    if count == 1:
         if isinstance(hx, (tuple, list)):
-            raise TypeError(f"{kind.name}: argument 'hx' must be an array, not {type(hx).__name__}")
+            raise TypeError(f"{name}: argument 'hx' must be an array, not {type(hx).__name__}")
         return [array(hx, "hx")]
     if not isinstance(hx, (tuple, list)):
-        raise TypeError(f"{kind.name}: argument 'hx' must be a tuple of arrays, not {type(hx).__name__}")
-    if len(hx) != kind.states:
-        raise RuntimeError(f"{kind.name} expects two hidden states, got {len(hx)}")
+        raise TypeError(f"{name}: argument 'hx' must be a tuple of arrays, not {type(hx).__name__}")
+    if len(hx) != count:
+        raise RuntimeError(f"{name} expects two hidden states, got {len(hx)}")
     return [array(h, f"hx[{i}]") for i, h in enumerate(hx)]
 
 
@@ -291,7 +297,7 @@ def fit(batch_sizes: jax.Array, rows: int, batch: int) -> Any:
 def _cell(kind: _Kind, input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> State:
     """Checks the arguments of a cell, and computes."""
     name = f"{kind.name}_cell"
-    x, states = array(input, "input"), _states(kind, hx)
+    x, states = array(input, "input"), states_of(kind.name, kind.states, hx)
     given = {"w_ih": array(w_ih, "w_ih"), "w_hh": array(w_hh, "w_hh")}
     given |= {key: array(bias, key) for key, bias in (("b_ih", b_ih), ("b_hh", b_hh)) if bias is not None}
     same_dtype(name, input=x, **{f"hx[{i}]": s for i, s in enumerate(states)}, **given)

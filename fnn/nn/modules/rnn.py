@@ -14,6 +14,7 @@ import numpy as np
 
 from fnn import functional as F
 from fnn.functional.checks import array, known
+from fnn.functional.rnn import states_of
 from fnn.nn import init
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Parameter
@@ -27,20 +28,6 @@ def _uniform(layer: RNNBase | RNNCellBase) -> None:
     bound = 1.0 / math.sqrt(layer.hidden_size) if layer.hidden_size > 0 else 0
     for weight in layer.parameters():
         init.uniform_(weight, -bound, bound)
-
-
-def _one_state(layer: Module, hx: Any) -> jax.Array:
-    if isinstance(hx, (tuple, list)):
-        raise TypeError(f"{layer._get_name()}: hx must be an array, not {type(hx).__name__}")
-    return array(hx, "hx")
-
-
-def _several_states(layer: Module, hx: Any) -> tuple[jax.Array, ...]:
-    if not isinstance(hx, (tuple, list)):
-        raise TypeError(f"{layer._get_name()}: hx must be a tuple of arrays, not {type(hx).__name__}")
-    if len(hx) != 2:
-        raise RuntimeError(f"{layer._get_name()} expects two hidden states, got {len(hx)}")
-    return tuple(array(state, f"hx[{i}]") for i, state in enumerate(hx))
 
 
 class RNNBase(Module):
@@ -197,7 +184,7 @@ class RNNBase(Module):
         return jnp.zeros(self.get_expected_hidden_size(input, batch_sizes), input.dtype)
 
     def _given(self, hx: Any) -> Any:
-        return _one_state(self, hx)
+        return states_of(self._get_name(), 1, hx)[0]
 
     def _run(self, function: Callable[..., Any], input: Any, hx: Any) -> tuple[Any, Any]:
         """Checks the arguments of forward, and calls the function of the layer: the output, and the last states."""
@@ -411,7 +398,7 @@ class LSTM(RNNBase):
         return super()._initial(input, batch_sizes), jnp.zeros(self.get_expected_cell_size(input, batch_sizes), input.dtype)
 
     def _given(self, hx: Any) -> Any:
-        return _several_states(self, hx)
+        return tuple(states_of(self._get_name(), 2, hx))
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         return self._run(F.lstm, input, hx)
@@ -527,10 +514,9 @@ class RNNCellBase(Module):
         if hx is None:
             hx = jnp.zeros((*x.shape[:-1], self.hidden_size), x.dtype)
             hx = hx if states == 1 else (hx,) * states
-        elif states == 1:
-            hx = _one_state(self, hx)
         else:
-            hx = _several_states(self, hx)
+            given = states_of(self._get_name(), states, hx)
+            hx = given[0] if states == 1 else tuple(given)
         named = {"input": x} | ({"hidden": hx} if states == 1 else {f"hx[{i}]": state for i, state in enumerate(hx)})
         for name, value in named.items():
             if value.ndim not in (1, 2):
