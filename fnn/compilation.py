@@ -18,6 +18,7 @@ from fnn import random as _random
 from fnn import scope as _scope
 from fnn.captures import Captures
 from fnn.guards import Guards, Recorder, Stateful, refuse_leaks, touch
+from fnn.leaks import refuse_leaks_of_hooks
 from fnn.scope import Cell, Scope
 from fnn.transforms import plain
 
@@ -87,6 +88,8 @@ class _Form:
         if missed or to_donate:
             raise _Miss(missed, to_donate)
         refuse_leaks(thing for thing, _ in recorder.seen.values())
+        if scope.root is scope:
+            refuse_leaks_of_hooks(scope.hooked)
         captures.release()
         self.captures = captures
         self.guards = Guards(recorder, epoch, self.guards)

@@ -36,6 +36,9 @@ class Registry(dict[Any, Any]):
         self.version = _scope.changed()
         return self
 
+    def __reduce__(self) -> Any:
+        return type(self), (), None, None, iter(self.items())  # a copy has a version of its own
+
 
 def _noting(name: str) -> Callable[..., Any]:
     method = getattr(dict, name)
@@ -357,12 +360,17 @@ class _Guard:
         return all(self.attributes[name].matches(now.get(name, _ABSENT)) for name in self.mutable)
 
 
+ALWAYS: list[Stateful] = []  # what every trace looks at
+
+
 class Recorder:
     """Takes the snapshots while a function is traced."""
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[Stateful, _Guard]] = {}
         self.assigned: set[tuple[int, str]] = set()  # what the traced code itself assigns is not guarded
+        for thing in ALWAYS:
+            self.see(thing)
 
     def see(self, thing: Stateful) -> _Guard:
         if id(thing) not in self.seen:

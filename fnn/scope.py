@@ -241,6 +241,7 @@ class Scope:
         writable: where given, the only cells that may be written, and an explanation.
         block: whether it is the scope of a `with` block, which cannot run again with a token; modules called in it can.
         staged: whether plain JAX is staging the code; by default what holds where the scope is opened.
+        atomic: whether all attributes that the code sets are taken back where it fails, not just traced ones.
     """
 
     def __init__(
@@ -254,6 +255,7 @@ class Scope:
         writable: tuple[Iterable[Cell], str] | None = None,
         block: bool = False,
         staged: bool | None = None,
+        atomic: bool = False,
     ):
         self.held = dict(held or {})
         self.written: dict[Cell, Any] = {}
@@ -265,6 +267,8 @@ class Scope:
         self.writable = None if writable is None else (set(writable[0]), writable[1])
         self.block = block
         self._around = staged
+        self._atomic = atomic
+        self.hooked: list[Any] = []  # of an outermost scope, the modules whose hooks have run
         self.outer: Scope | None = None
         self.closed = False
         self.inner_reads = False  # whether a function that JAX traced inside has read something of the scope
@@ -307,7 +311,7 @@ class Scope:
             for undo in reversed(self.undo):
                 undo()
             changed()
-        if error is not None and (self.staged or kind is Restart):
+        if error is not None and (self.staged or self._atomic or kind is Restart):
             for (_, name), (owner, old) in self._replaced.items():
                 if old is _ABSENT:
                     vars(owner).pop(name, None)

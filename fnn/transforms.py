@@ -16,6 +16,7 @@ import jax
 from fnn import random as _random
 from fnn import scope as _scope
 from fnn.guards import Stateful, refuse_leaks
+from fnn.leaks import refuse_leaks_of_hooks
 from fnn.scope import Cell, Restart, Scope
 from fnn.tree import nest, unnest
 
@@ -145,6 +146,7 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
         def attempt(token: bool) -> Any:
             target = _Differentiable(args, numbers)
             cells: list[Cell] = []
+            hooked: list[Any] = []
 
             def inner(values: Any) -> Any:
                 held, placed = target.place(values, args)
@@ -155,10 +157,12 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
                 elif not (isinstance(out, (tuple, list)) and len(out) == 2):
                     raise TypeError(f"with has_aux=True the function must return a pair (value, aux), got {type(out).__name__}")
                 cells[:] = scope.written
+                hooked[:] = scope.hooked
                 return out[0], (out[1], tuple(scope.written.values()))
 
             (value, (aux, written)), grads = jax.value_and_grad(inner, has_aux=True)(target.values)
             refuse_leaks(target.modules())
+            refuse_leaks_of_hooks(hooked)
             _scope.commit(dict(zip(cells, written, strict=True)))
             gradients = target.gradients(grads)
             gradient = gradients[0] if isinstance(argnums, int) else tuple(gradients)

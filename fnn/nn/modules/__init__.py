@@ -26,8 +26,7 @@ from fnn.nn.modules.linear import *
 from fnn.nn.modules.linear import __all__ as _linear
 from fnn.nn.modules.loss import *
 from fnn.nn.modules.loss import __all__ as _loss
-from fnn.nn.modules.module import *
-from fnn.nn.modules.module import __all__ as _module
+from fnn.nn.modules.module import Module
 from fnn.nn.modules.multihead_attention import *
 from fnn.nn.modules.multihead_attention import __all__ as _multihead_attention
 from fnn.nn.modules.normalization import *
@@ -61,7 +60,7 @@ __all__ = [
     *_instancenorm,
     *_linear,
     *_loss,
-    *_module,
+    "Module",
     *_multihead_attention,
     *_normalization,
     *_padding,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -14,63 +11,52 @@ import numpy as np
 
 from fnn import scope as _scope
 from fnn.arrays import as_array
-from fnn.guards import Registry, Stateful, touch
-from fnn.nn.parameter import Buffer, Handle, Parameter, is_lazy
+from fnn.guards import Registry, touch
+from fnn.nn.modules.hooks import (
+    HooksMixin,
+    RemovableHandle,
+    register_module_backward_hook,
+    register_module_buffer_registration_hook,
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+    register_module_full_backward_hook,
+    register_module_full_backward_pre_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+    registered,
+)
+from fnn.nn.modules.state_dict import StateDictMixin, _IncompatibleKeys  # noqa: F401 (as torch's module has it)
+from fnn.nn.parameter import Buffer, Handle, Parameter
 from fnn.scope import Cell, Scope
 from fnn.transforms import restartable
 
-__all__ = ["Module"]
+__all__ = [
+    "Module",
+    "RemovableHandle",
+    "register_module_backward_hook",
+    "register_module_buffer_registration_hook",
+    "register_module_forward_hook",
+    "register_module_forward_pre_hook",
+    "register_module_full_backward_hook",
+    "register_module_full_backward_pre_hook",
+    "register_module_module_registration_hook",
+    "register_module_parameter_registration_hook",
+]
 
 
-class IncompatibleKeys(NamedTuple):
-    """The keys of a state_dict that `load_state_dict` found no place for, and those it missed."""
+class _Names(Registry):
+    """A set of names whose every change is noted."""
 
-    missing_keys: list[str]
-    unexpected_keys: list[str]
+    def add(self, name: str) -> None:
+        """Adds a name."""
+        self[name] = None
 
-    def __repr__(self) -> str:
-        if not self.missing_keys and not self.unexpected_keys:
-            return "<All keys matched successfully>"
-        return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
-
-
-class RemovableHandle:
-    """Takes a hook away: by `remove()`, or at the end of a `with` block."""
-
-    _ids = itertools.count()
-
-    def __init__(self, hooks: Registry):
-        self.id = next(self._ids)
-        self._hooks = weakref.ref(hooks)
-
-    def remove(self) -> None:
-        """Takes the hook away; a second call does nothing."""
-        hooks = self._hooks()
-        if hooks is not None and self.id in hooks:
-            del hooks[self.id]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.remove()
+    def discard(self, name: str) -> None:
+        """Takes a name away, if it is there."""
+        self.pop(name, None)
 
 
-class _Hooks(Registry):
-    __slots__ = ("__weakref__",)
-
-    def add(self, hook: Any, prepend: bool) -> RemovableHandle:
-        handle = RemovableHandle(self)
-        others = dict(self) if prepend else {}
-        if prepend:
-            self.clear()
-        self[handle.id] = hook
-        if others:
-            self.update(others)
-        return handle
-
-
-class Module(Stateful):
+class Module(StateDictMixin, HooksMixin):
     """The base class of all layers and models, as `torch.nn.Module`.
 
     Subclasses call `super().__init__()`, set Parameters, Buffers and Modules as attributes, and define `forward`.
@@ -94,19 +80,28 @@ class Module(Stateful):
         ['hidden.weight', 'hidden.bias', 'out.weight', 'out.bias']
     """
 
-    _version: int = 1
+    call_super_init: bool = False
+    _compiled_call_impl: Any = None
 
-    def __init__(self) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if (args or kwargs) and not self.call_super_init:
+            given = f"keyword argument '{next(iter(kwargs))}'" if kwargs else f"{len(args)} positional arguments"
+            raise TypeError(f"{type(self).__name__}.__init__() got unexpected {given}: Module takes none")
+        self._init_registries()
+        if self.call_super_init:
+            super().__init__(*args, **kwargs)
+
+    def _init_registries(self) -> None:
         for name, value in (
             ("training", True),
             ("_parameters", Registry()),
             ("_buffers", Registry()),
-            ("_non_persistent_buffers_set", Registry()),
+            ("_non_persistent_buffers_set", _Names()),
             ("_modules", Registry()),
-            ("_forward_hooks", _Hooks()),
-            ("_forward_pre_hooks", _Hooks()),
         ):
             self.__dict__[name] = value
+        self._init_hooks()
+        self._init_state_dict_hooks()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Computes the output; every subclass defines it."""
@@ -149,6 +144,10 @@ class Module(Stateful):
             if name in attributes[registry]:
                 touch(self)
                 return attributes[registry][name]
+        for hook in attributes["_forward_pre_hooks"].values():
+            if getattr(hook, "computes", None) == name:  # such as WeightNorm: a weight that is never stored is never stale
+                touch(self)
+                return hook.compute(self)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -162,15 +161,14 @@ class Module(Stateful):
             self._parameters[name] = None
         elif isinstance(value, Module):
             self._make_room(name, "_modules")
-            self._modules[name] = value
+            self._modules[name] = registered(self, "module", name, value)
         elif name in attributes.get("_modules", ()):
             if value is not None:
                 raise TypeError(f"cannot assign '{type(value).__name__}' as child module '{name}' (Module or None expected)")
-            self._modules[name] = None
+            self._modules[name] = registered(self, "module", name, None)
         elif isinstance(value, Buffer):
             self._make_room(name, "_buffers")
-            persistent = name not in self._non_persistent_buffers_set if name in self._buffers else value.persistent
-            self._add_buffer(name, value, persistent)
+            self._add_buffer(name, value, value.persistent)
         elif name in attributes.get("_buffers", ()):
             if value is None:
                 self._buffers[name] = None
@@ -194,7 +192,7 @@ class Module(Stateful):
         for registry in ("_parameters", "_buffers", "_modules"):
             if name in self.__dict__[registry]:
                 del self.__dict__[registry][name]
-                self._non_persistent_buffers_set.pop(name, None)
+                self._non_persistent_buffers_set.discard(name)
                 return
         super().__delattr__(name)
 
@@ -221,7 +219,7 @@ class Module(Stateful):
             raise TypeError(f"cannot assign '{type(param).__name__}' object to parameter '{name}' (Parameter or None required)")
         if param is not None and name not in param.label:
             param.label = f"Parameter '{name}' of {type(self).__name__}"
-        self._parameters[name] = param
+        self._parameters[name] = param if param is None else registered(self, "parameter", name, param)
 
     def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
         """Adds a buffer under a name; None reserves the name.
@@ -236,10 +234,11 @@ class Module(Stateful):
         self._add_buffer(name, buffer, persistent)
 
     def _add_buffer(self, name: str, buffer: Buffer | None, persistent: bool) -> None:
+        buffer = registered(self, "buffer", name, buffer)
         if persistent:
-            self._non_persistent_buffers_set.pop(name, None)
+            self._non_persistent_buffers_set.discard(name)
         else:
-            self._non_persistent_buffers_set[name] = None
+            self._non_persistent_buffers_set.add(name)
         if buffer is not None:
             buffer.persistent = persistent
             buffer.label = f"buffer '{name}' of {type(self).__name__}"
@@ -250,9 +249,11 @@ class Module(Stateful):
         if not isinstance(module, Module) and module is not None:
             raise TypeError(f"{type(module).__name__} is not a Module subclass")
         self._check_name(name, "_modules", "module")
-        self._modules[name] = module
+        self._modules[name] = registered(self, "module", name, module)
 
-    register_module = add_module
+    def register_module(self, name: str, module: Module | None) -> None:
+        """As `add_module`."""
+        self.add_module(name, module)
 
     # Iteration
 
@@ -344,11 +345,56 @@ class Module(Stateful):
         """
         module: Module = self
         for part in target.split(".") if target else ():
-            if part not in module._modules:
-                raise AttributeError(f"{type(module).__name__} has no submodule `{part}` (looking for `{target}`)")
-            touch(module)
-            module = module._modules[part]
+            module = module._get(part, Module)
         return module
+
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter with a dotted name.
+
+        Raises:
+            AttributeError: where there is none.
+        """
+        path, _, name = target.rpartition(".")
+        return self.get_submodule(path)._get(name, Parameter)
+
+    def get_buffer(self, target: str) -> Buffer:
+        """The buffer with a dotted name.
+
+        Raises:
+            AttributeError: where there is none.
+        """
+        path, _, name = target.rpartition(".")
+        return self.get_submodule(path)._get(name, Buffer)
+
+    def _get(self, name: str, kind: type[Any]) -> Any:
+        value = getattr(self, name, None)
+        if value is None and not hasattr(self, name):
+            raise AttributeError(f"{self._get_name()} has no attribute `{name}`")
+        if not isinstance(value, kind):
+            raise AttributeError(f"`{name}` is not an nn.{kind.__name__}")
+        return value
+
+    def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
+        """Puts a module under a dotted name.
+
+        Args:
+            target: the name; the module that shall hold it must be there.
+            module: the module.
+            strict: whether a module must have been there.
+
+        Raises:
+            ValueError: for an empty name, and for what is no Module.
+            AttributeError: where the place is not there, or is taken by something else than a module.
+        """
+        if target == "":
+            raise ValueError("Cannot set the submodule without a target name!")
+        if not isinstance(module, Module):
+            raise ValueError(f"`module` is not an nn.Module, found {type(module)}")
+        path, _, name = target.rpartition(".")
+        parent = self.get_submodule(path)
+        if strict or hasattr(parent, name):
+            parent._get(name, Module)
+        setattr(parent, name, module)
 
     # Modes
 
@@ -387,12 +433,14 @@ class Module(Stateful):
     # Conversion
 
     def _apply(self, fn: Callable[[jax.Array], jax.Array], recurse: bool = True) -> Self:
-        """Applies a function of arrays to all parameters and buffers; returns the module."""
-        handles = self.cells() if recurse else itertools.chain(self.parameters(False), self.buffers(False))
-        for handle in handles:
-            handle.map(fn)  # type: ignore[attr-defined]
-            if handle._grad is not None and handle._grad.value is not None:  # type: ignore[attr-defined]
-                handle.grad = fn(handle.grad)  # type: ignore[attr-defined]
+        """Applies a function of arrays to all parameters and buffers, those of children first; returns the module."""
+        if recurse:
+            for module in self.children():
+                module._apply(fn)
+        for handle in (*self.parameters(False), *self.buffers(False)):
+            handle.map(fn)
+            if handle._grad is not None and handle._grad.value is not None:
+                handle.grad = fn(handle.grad)
         return self
 
     def to(self, *args: Any, device: Any = None, dtype: Any = None, non_blocking: bool = False) -> Self:
@@ -449,33 +497,13 @@ class Module(Stateful):
 
     # Calls
 
-    def register_forward_pre_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> RemovableHandle:
-        """Calls `hook(module, args)` before every forward; what it returns, if anything, takes the place of the arguments.
-
-        Args:
-            hook: the function; with `with_kwargs` it gets `(module, args, kwargs)` and returns None or `(args, kwargs)`.
-            prepend: whether it runs before the hooks that are there.
-            with_kwargs: whether it sees keyword arguments.
-        """
-        return self._forward_pre_hooks.add((hook, with_kwargs), prepend)
-
-    def register_forward_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
-    ) -> RemovableHandle:
-        """Calls `hook(module, args, output)` after every forward; what it returns, if anything, takes the place of the output.
-
-        Args:
-            hook: the function; with `with_kwargs` it gets `(module, args, kwargs, output)`.
-            prepend: whether it runs before the hooks that are there.
-            with_kwargs: whether it sees keyword arguments.
-            always_call: whether it runs also where forward raised; output is then None.
-        """
-        return self._forward_hooks.add((hook, with_kwargs, always_call), prepend)
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls `forward`, and the hooks around it."""
+        if self._compiled_call_impl is not None:
+            return self._compiled_call_impl(*args, **kwargs)
+        return self._call_impl(*args, **kwargs)
+
+    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
         scope = _scope.current()
         if scope is not None and not scope.restarts:
             return self._call(args, kwargs)
@@ -491,36 +519,11 @@ class Module(Stateful):
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             touch(self)
-            if not self._forward_pre_hooks and not self._forward_hooks:
-                return self.forward(*args, **kwargs)
-            return self._call_with_hooks(args, kwargs)
+            if self._has_hooks():
+                return self._call_with_hooks(args, kwargs)
+            return self.forward(*args, **kwargs)
         except Exception as error:
             self._note_place(error)
-            raise
-
-    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        called = set()
-        try:
-            for hook, with_kwargs in tuple(self._forward_pre_hooks.values()):
-                result = hook(self, args, kwargs) if with_kwargs else hook(self, args)
-                if result is None:
-                    continue
-                if not with_kwargs:
-                    args = result if isinstance(result, tuple) else (result,)
-                elif isinstance(result, tuple) and len(result) == 2:
-                    args, kwargs = result
-                else:
-                    raise RuntimeError(f"forward pre-hook must return None or a tuple of (new_args, new_kwargs), got {result}")
-            out = self.forward(*args, **kwargs)
-            for key, (hook, with_kwargs, _) in tuple(self._forward_hooks.items()):
-                called.add(key)
-                result = hook(self, args, kwargs, out) if with_kwargs else hook(self, args, out)
-                out = out if result is None else result
-            return out
-        except Exception:
-            for key, (hook, with_kwargs, always_call) in tuple(self._forward_hooks.items()):
-                if always_call and key not in called:
-                    hook(self, args, kwargs, None) if with_kwargs else hook(self, args, None)
             raise
 
     def _note_place(self, error: Exception) -> None:
@@ -541,136 +544,6 @@ class Module(Stateful):
             where = f"in {path}: {own}, of {type(self).__name__}"
         error._fnn_origin = (module, where)  # type: ignore[attr-defined]
         error.add_note(where)
-
-    # State
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        for registry, skip in (("_parameters", ()), ("_buffers", self._non_persistent_buffers_set)):
-            for name, handle in self.__dict__[registry].items():
-                if handle is not None and name not in skip:
-                    destination[prefix + name] = handle if keep_vars else handle.exported()
-
-    def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> OrderedDict[str, Any]:
-        """The values of all parameters and persistent buffers, by torch's names and in torch's order.
-
-        Args:
-            destination: a dict to add them to.
-            prefix: what the names start with.
-            keep_vars: give the Parameters and Buffers themselves.
-
-        Returns:
-            An OrderedDict of jax arrays (numpy arrays for 64-bit buffers), with torch's `_metadata`.
-
-        Example:
-            >>> import fnn
-            >>> list(fnn.nn.BatchNorm1d(3).state_dict())
-            ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
-        """
-        if destination is None:
-            destination = OrderedDict()
-            destination._metadata = OrderedDict()
-        touch(self)
-        if hasattr(destination, "_metadata"):
-            destination._metadata[prefix[:-1]] = {"version": self._version}
-        self._save_to_state_dict(destination, prefix, keep_vars)
-        for name, module in self._modules.items():
-            if module is not None:
-                module.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
-        return destination
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        own: dict[str, Handle] = {
-            name: handle
-            for registry in ("_parameters", "_buffers")
-            for name, handle in self.__dict__[registry].items()
-            if handle is not None and name not in self._non_persistent_buffers_set
-        }
-        for name, handle in own.items():
-            key = prefix + name
-            if key not in state_dict:
-                if strict:
-                    missing_keys.append(key)
-                continue
-            value = state_dict[key]
-            if is_lazy(value) and is_lazy(handle):
-                continue
-            if isinstance(value, (str, bytes)) or not (
-                hasattr(value, "shape") or np.isscalar(value) or isinstance(value, list)
-            ):
-                error_msgs.append(f'expected an array for "{key}" in the state_dict, got {type(value).__name__}')
-                continue
-            shape = tuple(np.shape(value) if not hasattr(value, "shape") else value.shape)
-            if shape == (1,) and handle.shape == ():
-                value, shape = value[0], ()  # scalars that torch before 0.4 wrote
-            if shape != handle.shape:
-                error_msgs.append(
-                    f"size mismatch for {key}: copying a param with shape {shape} from checkpoint, the shape in current "
-                    f"model is {handle.shape}."
-                )
-                continue
-            try:
-                handle.value = as_array(value, None if local_metadata.get("assign_to_params_buffers") else handle._dtype)
-            except (OverflowError, TypeError, ValueError) as error:
-                error_msgs.append(f'While copying the parameter named "{key}": {error}')
-        if strict:
-            for key in state_dict:
-                if key.startswith(prefix):
-                    name, dot, _ = key[len(prefix) :].partition(".")
-                    if name not in (self._modules if dot else own):
-                        unexpected_keys.append(key)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> IncompatibleKeys:
-        """Takes the values of a state_dict, such as PyTorch's, with no mapping of names. All of them, or none.
-
-        Args:
-            state_dict: jax or numpy arrays or torch tensors (any dtype, also those that require a gradient) by name.
-            strict: whether the keys must be exactly those of this module.
-            assign: take the values' dtypes too, instead of converting to the module's.
-
-        Returns:
-            The missing and unexpected keys.
-
-        Raises:
-            RuntimeError: lists all missing, unexpected and wrongly shaped keys at once; the module is unchanged.
-        """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
-        metadata = getattr(state_dict, "_metadata", None)
-        state: OrderedDict[str, Any] = OrderedDict(state_dict)
-        if metadata is not None:
-            state._metadata = metadata  # type: ignore[attr-defined]
-        missing: list[str] = []
-        unexpected: list[str] = []
-        errors: list[str] = []
-
-        def load(module: Module, prefix: str) -> None:
-            local = {} if metadata is None else metadata.get(prefix[:-1], {})
-            if assign:
-                local = {**local, "assign_to_params_buffers": True}
-            module._load_from_state_dict(state, prefix, local, True, missing, unexpected, errors)
-            for name, child in module._modules.items():
-                if child is not None:
-                    load(child, f"{prefix}{name}.")
-
-        with Scope() as scope:
-            load(self, "")
-            if strict:
-                for kind, keys in (("Unexpected", unexpected), ("Missing", missing)):
-                    if keys:
-                        errors.insert(0, f"{kind} key(s) in state_dict: " + ", ".join(f'"{key}"' for key in keys) + ". ")
-            if errors:
-                raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors))
-        _scope.commit(scope.written)
-        return IncompatibleKeys(missing, unexpected)
 
     # Representation
 
