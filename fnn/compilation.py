@@ -193,6 +193,10 @@ class jit:
         self._compiled = 0
         self._lock = threading.RLock()
 
+    def __reduce__(self) -> Any:
+        options = {"static_argnums": self._static_argnums, "static_argnames": self._static_argnames, "donate": self.donate}
+        return functools.partial(type(self), **options), (self.__wrapped__,)  # a copy compiles for itself
+
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
 

@@ -150,7 +150,7 @@ def _transpose(cotangents: Any, *operands: Any, crossing: Crossing, side: str, p
         if place != _TOKEN and not isinstance(cotangent, ad.Zero):
             gradients[place] = cotangent
     changed = crossing.came(side, _TOKEN not in places, tuple(gradients))
-    results = []
+    results: list[Any] = []
     for place, operand in zip(places, operands, strict=True):
         value = jnp.zeros(()) if place == _TOKEN else changed[place]
         if value is None or not ad.is_undefined_primal(operand):

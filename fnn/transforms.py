@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from fnn import random as _random
 from fnn import scope as _scope
@@ -243,11 +244,16 @@ def backward(function: Callable[..., Any], *args: Any, has_aux: bool = False, **
     return value
 
 
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+
+
 def checkpoint(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """A function that computes its intermediate values again in the backward pass, as `jax.checkpoint`, for modules too.
 
     Args:
         function: may call modules, given as arguments or reached by closure; what it writes (batch statistics) comes out.
+            It is passed arrays, modules, and other values such as flags as they are.
         options: `policy` and `prevent_cse`, as `jax.checkpoint` takes them.
 
     Example:
@@ -260,12 +266,12 @@ def checkpoint(function: Callable[..., Any], **options: Any) -> Callable[..., An
 
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
         leaves, tree = jax.tree.flatten((args, kwargs))
-        arrays = [None if isinstance(leaf, Stateful) else leaf for leaf in leaves]
+        arrays = [leaf if _is_array(leaf) else None for leaf in leaves]
         cells: list[Cell] = []
         staged = _scope.in_staged_code()  # before our own staging, which no other call sees
 
         def inner(arrays: Any) -> Any:
-            placed = [leaf if isinstance(leaf, Stateful) else array for leaf, array in zip(leaves, arrays, strict=True)]
+            placed = [array if _is_array(leaf) else leaf for leaf, array in zip(leaves, arrays, strict=True)]
             args, kwargs = jax.tree.unflatten(tree, placed)
             with Scope(staged=staged) as scope:
                 out = plain(function(*args, **kwargs))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.functional.checks import floating
-from fnn.nn.parameter import Handle, Initializer
+from fnn.nn.handle import Handle, Initializer
 from fnn.random import Generator
 
 P = ParamSpec("P")

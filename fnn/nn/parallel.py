@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from fnn.nn.handle import Handle
 from fnn.nn.modules.module import Module
-from fnn.nn.parameter import Handle
 
 __all__ = ["DataParallel"]
 

@@ -10,8 +10,9 @@ from itertools import islice
 from typing import Any, Self
 
 from fnn.guards import touch
+from fnn.nn.handle import Handle
 from fnn.nn.modules.module import Module
-from fnn.nn.parameter import Handle, Parameter
+from fnn.nn.parameter import Parameter
 
 __all__ = ["Container", "ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
 

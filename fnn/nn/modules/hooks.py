@@ -209,7 +209,7 @@ class HooksMixin(Stateful):
             if pre_hooks or hooks:
                 crossing = Crossing(self, [hook for _, hook in pre_hooks], [hook for _, hook in hooks])
                 args = crossing.inputs(args)
-            out = self.forward(*args, **kwargs)  # type: ignore[attr-defined]
+            out = self.forward(*args, **kwargs)
             for key, hook in _of(self, "_forward_hooks"):
                 called.add(key)
                 result = self._call_forward_hook(key, hook, args, kwargs, out)

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fnn import scope as _scope
+from fnn.nn.handle import Handle
 from fnn.nn.modules.module import Module
-from fnn.nn.parameter import Handle, UninitializedBuffer, UninitializedParameter, is_lazy
+from fnn.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 __all__ = ["LazyModuleMixin"]
 

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn import scope as _scope
-from fnn.arrays import as_array
-from fnn.guards import Registry, touch
+from fnn.compilation import jit
+from fnn.guards import Registry, Stateful, touch
+from fnn.nn.handle import Handle
+from fnn.nn.modules.conversion import ConversionMixin
 from fnn.nn.modules.hooks import (
     HooksMixin,
     RemovableHandle,
@@ -26,7 +28,7 @@ from fnn.nn.modules.hooks import (
     registered,
 )
 from fnn.nn.modules.state_dict import StateDictMixin, _IncompatibleKeys  # noqa: F401 (as torch's module has it)
-from fnn.nn.parameter import Buffer, Handle, Parameter
+from fnn.nn.parameter import Buffer, Parameter
 from fnn.scope import Cell, Scope
 from fnn.transforms import restartable
 
@@ -56,7 +58,7 @@ class _Names(Registry):
         self.pop(name, None)
 
 
-class Module(StateDictMixin, HooksMixin):
+class Module(StateDictMixin, ConversionMixin, HooksMixin):
     """The base class of all layers and models, as `torch.nn.Module`.
 
     Subclasses call `super().__init__()`, set Parameters, Buffers and Modules as attributes, and define `forward`.
@@ -328,9 +330,9 @@ class Module(StateDictMixin, HooksMixin):
         for _, buffer in self.named_buffers(recurse=recurse):
             yield buffer
 
-    def named_cells(self) -> dict[str, Handle]:
+    def named_cells(self, recurse: bool = True) -> dict[str, Handle]:
         """All parameters, then all buffers, by dotted name."""
-        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return {**dict(self.named_parameters(recurse=recurse)), **dict(self.named_buffers(recurse=recurse))}
 
     def cells(self) -> Iterator[Cell]:
         """All parameters and buffers."""
@@ -430,78 +432,36 @@ class Module(StateDictMixin, HooksMixin):
         fn(self)
         return self
 
-    # Conversion
+    # Calls
 
-    def _apply(self, fn: Callable[[jax.Array], jax.Array], recurse: bool = True) -> Self:
-        """Applies a function of arrays to all parameters and buffers, those of children first; returns the module."""
-        if recurse:
-            for module in self.children():
-                module._apply(fn)
-        for handle in (*self.parameters(False), *self.buffers(False)):
-            handle.map(fn)
-            if handle._grad is not None and handle._grad.value is not None:
-                handle.grad = fn(handle.grad)
-        return self
+    def compile(self, *args: Any, disable: bool = False, **kwargs: Any) -> None:
+        """Compiles calls of this module from now on, as `fnn.jit` does.
 
-    def to(self, *args: Any, device: Any = None, dtype: Any = None, non_blocking: bool = False) -> Self:
-        """Moves parameters and buffers to a device or sharding, and those of floating point to a dtype.
+        Arrays among the arguments are inputs of what is compiled; other values are compiled in, so new ones compile again.
 
         Args:
-            args: a device (`jax.Device`, `jax.sharding.Sharding`, or a platform such as "cpu" or "gpu:1"), a dtype, an
-                array whose device and dtype to take, or a device and a dtype.
-            device: the device, by name.
-            dtype: the dtype, by name; floating or complex.
-            non_blocking: accepted; JAX never blocks here.
+            args: what `torch.compile` takes; it means nothing here.
+            disable: whether to call it without compiling again.
+            kwargs: as `args`.
 
         Example:
             >>> import fnn, jax.numpy as jnp
-            >>> fnn.nn.Linear(2, 2).to(jnp.bfloat16).weight.dtype.name
-            'bfloat16'
+            >>> net = fnn.nn.Linear(2, 1)
+            >>> net.compile()
+            >>> net(jnp.ones(2)).shape
+            (1,)
         """
-        place, dtype = destination(args, device, dtype)
-        if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype.name}")
-
-        def convert(array: jax.Array) -> jax.Array:
-            if dtype is not None and jnp.issubdtype(array.dtype, jnp.inexact):
-                array = array.astype(dtype)
-            return array if place is None else jax.device_put(array, place)
-
-        return self._apply(convert)
-
-    def _place(self, device: Any) -> None:
-        """What constructors do with their argument `device`."""
-        if device is not None:
-            self.to(device)
-
-    def _cast(self, dtype: Any) -> Self:
-        return self._apply(lambda array: array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array)
-
-    def float(self) -> Self:
-        """Converts parameters and buffers of floating point to float32."""
-        return self._cast(jnp.float32)
-
-    def double(self) -> Self:
-        """Converts parameters and buffers of floating point to float64; JAX must have x64 enabled."""
-        if jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
-            raise TypeError("float64 needs 64 bits: jax.config.update('jax_enable_x64', True) at the start of the program")
-        return self._cast(np.float64)
-
-    def half(self) -> Self:
-        """Converts parameters and buffers of floating point to float16."""
-        return self._cast(jnp.float16)
-
-    def bfloat16(self) -> Self:
-        """Converts parameters and buffers of floating point to bfloat16."""
-        return self._cast(jnp.bfloat16)
-
-    # Calls
+        self._compiled_call_impl = None if disable else jit(_call_compiled, static_argnums=1)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls `forward`, and the hooks around it."""
-        if self._compiled_call_impl is not None:
-            return self._compiled_call_impl(*args, **kwargs)
-        return self._call_impl(*args, **kwargs)
+        compiled = self._compiled_call_impl
+        if compiled is None:
+            return self._call_impl(*args, **kwargs)
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray, np.generic, Stateful)))
+        static = tuple(None if i in places else leaf for i, leaf in enumerate(leaves))
+        return compiled(self, (tree, places, static), [leaves[i] for i in places])
 
     def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
         scope = _scope.current()
@@ -545,6 +505,16 @@ class Module(StateDictMixin, HooksMixin):
         error._fnn_origin = (module, where)  # type: ignore[attr-defined]
         error.add_note(where)
 
+    # Copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_compiled_call_impl"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Module._init_registries(self)  # what older pickles lack
+        self.__dict__.update(state)
+        _scope.changed()
+
     # Representation
 
     def _get_name(self) -> str:
@@ -563,28 +533,10 @@ class Module(StateDictMixin, HooksMixin):
         return f"{self._get_name()}(\n  " + "\n  ".join([*lines, *children]) + "\n)"
 
 
-def destination(args: tuple[Any, ...], device: Any, dtype: Any) -> tuple[Any, np.dtype | None]:
-    """Where to, and into what dtype, the arguments of `to` say: a device, a dtype, both, an array that has both, or neither."""
-    for arg in args:
-        if isinstance(arg, bool):
-            continue  # non_blocking by position
-        if isinstance(arg, (jax.Array, Handle)):
-            array = as_array(arg)
-            device, dtype = array.sharding, array.dtype
-        elif isinstance(arg, (jax.Device, jax.sharding.Sharding)) or (isinstance(arg, str) and _is_platform(arg)):
-            device = arg
-        elif arg is not None:
-            dtype = arg
-    return _device(device) if isinstance(device, str) else device, None if dtype is None else jnp.dtype(dtype)
-
-
-def _is_platform(name: str) -> bool:
-    return name.partition(":")[0] in ("cpu", "gpu", "cuda", "rocm", "tpu")
-
-
-def _device(name: str) -> Any:
-    platform, _, index = name.partition(":")
-    try:
-        return jax.devices(platform)[int(index or 0)]
-    except (IndexError, RuntimeError) as error:
-        raise RuntimeError(f"no device {name!r} here; JAX has {[str(device) for device in jax.devices()]}") from error
+def _call_compiled(module: Module, structure: Any, arrays: list[Any]) -> Any:
+    tree, places, static = structure
+    leaves = list(static)
+    for i, array in zip(places, arrays, strict=True):
+        leaves[i] = array
+    args, kwargs = jax.tree.unflatten(tree, leaves)
+    return module._call_impl(*args, **kwargs)

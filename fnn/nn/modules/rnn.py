@@ -19,6 +19,7 @@ from fnn.nn import init
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Parameter
 from fnn.nn.utils.rnn import PackedSequence, batch_of
+from fnn.precision import is_autocast_enabled
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNBase", "RNNCell", "RNNCellBase"]
 
@@ -139,7 +140,7 @@ class RNNBase(Module):
     def check_input(self, input: Any, batch_sizes: Any) -> None:
         """Raises where forward cannot take an input: (T, N, I), or with batch sizes the packed (rows, I)."""
         weight = self._flat_weights[0]
-        if input.dtype != weight.dtype:
+        if input.dtype != weight.dtype and not is_autocast_enabled():
             raise ValueError(
                 f"RNN input dtype ({input.dtype.name}) does not match weight dtype ({weight.dtype.name}). Convert input: "
                 f"input.astype('{weight.dtype.name}'), or convert model: model.to('{input.dtype.name}')"

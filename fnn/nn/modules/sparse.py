@@ -9,8 +9,9 @@ import jax
 from fnn.arrays import to_array
 from fnn.functional import embedding, embedding_bag
 from fnn.nn import init
+from fnn.nn.handle import Handle
 from fnn.nn.modules.module import Module
-from fnn.nn.parameter import Handle, Parameter
+from fnn.nn.parameter import Parameter
 
 __all__ = ["Embedding", "EmbeddingBag"]
 

@@ -12,8 +12,9 @@ import numpy as np
 from fnn import scope as _scope
 from fnn.arrays import as_array
 from fnn.guards import Stateful, touch
+from fnn.nn.handle import Handle
 from fnn.nn.modules.hooks import HookRegistry, RemovableHandle, add_hook
-from fnn.nn.parameter import Handle, is_lazy
+from fnn.nn.parameter import is_lazy
 from fnn.scope import Scope
 
 Hook = Callable[..., Any]
@@ -122,7 +123,8 @@ class StateDictMixin(Stateful):
         """
         if args:
             warnings.warn("Positional args are being deprecated, use kwargs instead.", FutureWarning, stacklevel=2)
-            destination, prefix, keep_vars = (*args, *(destination, prefix, keep_vars)[len(args) :])
+            by_position = dict(zip(("destination", "prefix", "keep_vars"), args, strict=False))
+            return self.state_dict(**{"destination": destination, "prefix": prefix, "keep_vars": keep_vars} | by_position)
         if destination is None:
             destination = OrderedDict()
             destination._metadata = OrderedDict()
@@ -248,7 +250,7 @@ def _give(handle: Handle, key: str, value: Any, assign: bool) -> str | None:
             f"{handle.shape}."
         )
     try:
-        handle.value = as_array(value, None if assign else handle._dtype)
+        handle.value = as_array(value, None if assign else handle.declared_dtype)
     except (OverflowError, TypeError, ValueError) as error:
         return f'While copying the parameter named "{key}": {error}'
     return None

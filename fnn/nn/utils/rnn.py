@@ -16,7 +16,7 @@ import numpy as np
 from fnn.arrays import held_dtype
 from fnn.functional.checks import array, integer, known
 from fnn.functional.rnn import fit, numbers, pack_padded, pad_packed, poisoned
-from fnn.nn.modules.module import destination
+from fnn.nn.modules.conversion import destination
 
 __all__ = [
     "PackedSequence",
