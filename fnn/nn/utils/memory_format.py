@@ -18,7 +18,7 @@ def convert_conv2d_weight_memory_format(module: M, memory_format: Any) -> M:
 
     Args:
         module: any module.
-        memory_format: "channels_last", "contiguous_format" or "preserve_format", or torch's object of that name.
+        memory_format: "channels_last", "contiguous_format" or "preserve_format", torch's object of that name, or None.
 
     Raises:
         TypeError: where it is no memory format.
@@ -28,7 +28,7 @@ def convert_conv2d_weight_memory_format(module: M, memory_format: Any) -> M:
         >>> convert_conv2d_weight_memory_format(nn.Conv2d(3, 4, 1), "channels_last").weight.shape
         (4, 3, 1, 1)
     """
-    if str(memory_format).removeprefix("torch.") not in _FORMATS:
+    if memory_format is not None and str(memory_format).removeprefix("torch.") not in _FORMATS:
         raise TypeError(f"memory_format must be one of {', '.join(_FORMATS)}, got {memory_format!r}")
     return module
 

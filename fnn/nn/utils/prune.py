@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn import random as _random
+from fnn import scope as _scope
 from fnn.arrays import as_array
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Buffer, Parameter
@@ -117,6 +118,11 @@ class BasePruningMethod(Recomputed, ABC):
                 f"{importance_scores.shape} vs {orig.shape}"
             )
         scores = as_array(orig if importance_scores is None else importance_scores)
+        if _scope.is_tracer(scores):
+            raise _scope.StateError(
+                f"'{name}' was pruned inside a JAX transformation, where its values are not known yet: prune between the calls "
+                "of a compiled function, which follows"
+            )
         if old is None:
             mask = new.compute_mask(scores, default_mask=jnp.ones(orig.shape, orig.dtype))
             buffer = Buffer(mask)

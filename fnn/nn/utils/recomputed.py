@@ -37,13 +37,7 @@ class Recomputed:
 
 
 def hide(module: Any, name: str) -> None:
-    """Takes away a plain attribute, so that the hook is asked for it.
-
-    Raises:
-        TypeError: where it is a parameter.
-    """
-    if name in module._parameters:
-        raise TypeError(f"cannot assign a computed array as parameter '{name}' (Parameter or None expected)")
+    """Takes away a plain attribute, so that the hook is asked for it."""
     scope = _scope.current()
     if name in vars(module):
         if scope is not None:  # what forward itself takes away is not guarded, and is back where forward fails
