@@ -68,7 +68,7 @@ def pure(module: Any) -> Layer:
         picture.require_shapes()
         key = _random.as_key(rng)
         values = {name: draw(jax.random.fold_in(key, i)) for i, (name, draw) in enumerate(picture.draws.items())}
-        return picture.split(values)
+        return picture.split(picture.redrawn(values, jax.random.fold_in(key, len(values))))
 
     def apply(
         params: Mapping[str, Any],
@@ -146,6 +146,7 @@ class _picture:
         self.trainable = {name for name, cell in self.cells.items() if cell.requires_grad}
         self.frozen_parameters = {name for name, _ in module.named_parameters()} - self.trainable
         self.draws = {name: _drawing(cell) for name, cell in self.cells.items()}
+        self.redraw = [part for part in self.root.modules() if getattr(type(part), "_redraws", None) and part._redraws]
 
     def _copy(self, value: Any) -> Any:
         """The value with clones in the place of modules, and containers copied, since they could change later."""
@@ -206,6 +207,21 @@ class _picture:
                 jax.eval_shape(
                     functools.partial(run, mode), [jax.ShapeDtypeStruct(leaves[i].shape, leaves[i].dtype) for i in places]
                 )
+
+    def redrawn(self, values: dict[str, Any], key: Any) -> dict[str, Any]:
+        """Fresh values, where some are derived from others: parametrized ones from a fresh draw of what they are made from."""
+        if not self.redraw:
+            return values
+        held = {self.cells[name]: value for name, value in values.items()}
+
+        def attempt(token: bool) -> dict[Cell, Any]:
+            with _random.drawing_from(_random.Stream(key)), Scope(held, token=token, mode=False) as scope:
+                for part in reversed(self.redraw):  # children first
+                    part._redraw()
+            return scope.written
+
+        written = restartable(self.root, attempt)
+        return {name: written.get(self.cells[name], value) for name, value in values.items()}
 
     def split(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         params = {name: value for name, value in values.items() if name in self.trainable}
