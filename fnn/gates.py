@@ -82,7 +82,7 @@ class Crossing:
         """
         if side == "inputs":
             grad_output, self._grad_output = self._grad_output, None
-            for hook in self.hooks:
+            for hook in self.hooks if grad_output is not None else ():
                 gradients = _replaced("Backward hook", "grad_input", gradients, hook(self.module, gradients, grad_output))
             return gradients
         for hook in self.pre_hooks:

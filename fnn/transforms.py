@@ -17,7 +17,7 @@ import numpy as np
 from fnn import random as _random
 from fnn import scope as _scope
 from fnn.guards import Stateful, refuse_leaks
-from fnn.leaks import refuse_leaks_of_hooks
+from fnn.leaks import kept_by_hooks
 from fnn.scope import Cell, Restart, Scope
 from fnn.tree import nest, unnest
 
@@ -147,7 +147,7 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
         def attempt(token: bool) -> Any:
             target = _Differentiable(args, numbers)
             cells: list[Cell] = []
-            hooked: list[Any] = []
+            places: list[Any] = []
 
             def inner(values: Any) -> Any:
                 held, placed = target.place(values, args)
@@ -158,12 +158,13 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
                 elif not (isinstance(out, (tuple, list)) and len(out) == 2):
                     raise TypeError(f"with has_aux=True the function must return a pair (value, aux), got {type(out).__name__}")
                 cells[:] = scope.written
-                hooked[:] = scope.hooked
-                return out[0], (out[1], tuple(scope.written.values()))
+                kept, places[:] = kept_by_hooks(scope.root.hooked)
+                return out[0], (out[1], tuple(scope.written.values()), kept)
 
-            (value, (aux, written)), grads = jax.value_and_grad(inner, has_aux=True)(target.values)
+            (value, (aux, written, kept)), grads = jax.value_and_grad(inner, has_aux=True)(target.values)
             refuse_leaks(target.modules())
-            refuse_leaks_of_hooks(hooked)
+            for place, array in zip(places, kept, strict=True):
+                place(array)  # what hooks keep of an eager call are arrays, with gradients or without
             _scope.commit(dict(zip(cells, written, strict=True)))
             gradients = target.gradients(grads)
             gradient = gradients[0] if isinstance(argnums, int) else tuple(gradients)

@@ -383,14 +383,26 @@ class Handle(Cell):
         return copied
 
     def __reduce__(self) -> Any:
-        return _rebuild, (type(self), self.exported(), self._settings())
+        return _rebuild, (
+            type(self),
+            self.exported() if self.is_meta else self.numpy(),
+            self._dtype,
+            self.label,
+            self._settings(),
+        )
 
     def _settings(self) -> dict[str, Any]:
         return {}
 
 
-def _rebuild(kind: type[Any], value: Any, settings: dict[str, Any]) -> Any:
-    return kind(np.asarray(value), **settings)
+def _rebuild(kind: type[Any], value: Any, dtype: Any, label: str, settings: dict[str, Any]) -> Any:
+    handle = kind(
+        jax.nn.initializers.zeros if isinstance(value, jax.ShapeDtypeStruct) else value, value.shape, dtype, **settings
+    )
+    handle.label = label
+    if isinstance(value, jax.ShapeDtypeStruct):
+        handle.to_meta()
+    return handle
 
 
 def _operator(name: str, function: Callable[..., Any]) -> None:

@@ -157,6 +157,10 @@ class Bilinear(Module):
         )
 
 
+class NonDynamicallyQuantizableLinear(Linear):
+    """A `Linear` under the name that torch gives the projection of the output of `MultiheadAttention`."""
+
+
 class LazyLinear(LazyModuleMixin, Linear):
     """A `Linear` that takes `in_features` from its first input, and is a `Linear` from then on.
 

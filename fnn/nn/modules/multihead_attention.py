@@ -11,15 +11,11 @@ import numpy as np
 from fnn import functional as F
 from fnn.functional.multihead_attention import memory_cache
 from fnn.nn import init
-from fnn.nn.modules.linear import Linear
+from fnn.nn.modules.linear import NonDynamicallyQuantizableLinear
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Parameter
 
 __all__ = ["MultiheadAttention"]
-
-
-class NonDynamicallyQuantizableLinear(Linear):
-    """A `Linear` under the name that torch gives the projection of the output."""
 
 
 class MultiheadAttention(Module):

@@ -16,6 +16,8 @@ from fnn.nn.parameter import Parameter
 
 __all__ = ["CrossMapLRN2d", "GroupNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm"]
 
+_shape_t = int | list[int] | tuple[int, ...]
+
 
 class Affine(Module):
     """What normalizations share: a weight of ones and a bias of zeros."""

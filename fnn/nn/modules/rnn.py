@@ -31,6 +31,26 @@ def _uniform(layer: RNNBase | RNNCellBase) -> None:
         init.uniform_(weight, -bound, bound)
 
 
+def _apply_permutation(tensor: Any, permutation: Any, dim: int = 1) -> jax.Array:
+    return jnp.take(array(tensor, "tensor"), array(permutation, "permutation"), axis=dim)
+
+
+def apply_permutation(tensor: Any, permutation: Any, dim: int = 1) -> jax.Array:
+    """The slices of an array along an axis in another order; deprecated, as in torch.
+
+    Args:
+        tensor: the array.
+        permutation: the places of the slices, whole numbers.
+        dim: the axis.
+    """
+    warnings.warn(
+        "`apply_permutation` is deprecated, please use `jnp.take(tensor, permutation, dim)` instead",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return _apply_permutation(tensor, permutation, dim)
+
+
 class RNNBase(Module):
     """What recurrent layers share: hyperparameters and parameters; it has no forward.
 
@@ -178,7 +198,7 @@ class RNNBase(Module):
         """States with the sequences in another order."""
         if permutation is None:
             return hx
-        return jax.tree.map(lambda state: jnp.take(state, array(permutation, "permutation"), axis=1), hx)
+        return jax.tree.map(lambda state: _apply_permutation(state, permutation), hx)
 
     def _initial(self, input: Any, batch_sizes: Any) -> Any:
         """The states that there are where none are given."""

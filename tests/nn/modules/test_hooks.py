@@ -1,0 +1,531 @@
+"""Hooks of calls and gradients: the same calls on torch and on fnn show and change the same."""
+
+import functools
+import itertools
+import warnings
+from collections import OrderedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from oracle import assert_close, normal
+
+import fnn
+
+W, X = normal(3, 2), normal(4, 2)
+
+
+class Torch:
+    nn, where = torch.nn, torch.nn.modules.module
+
+    @staticmethod
+    def array(value):
+        return torch.tensor(value)
+
+    @staticmethod
+    def gradients(net, *xs, loss=lambda out: out.sum(), **kwargs):
+        """Of a loss of the output, in the parameters and the inputs that are floating point."""
+        xs = [torch.tensor(x, requires_grad=x.dtype == np.float32) for x in xs]
+        kwargs = {name: torch.tensor(x, requires_grad=True) for name, x in kwargs.items()}
+        net.zero_grad()
+        loss(net(*xs, **kwargs)).backward()
+        return [None if v.grad is None else v.grad.numpy() for v in (*net.parameters(), *xs, *kwargs.values())]
+
+
+class Fnn:
+    nn, where = fnn.nn, fnn.nn.modules.module
+
+    array = staticmethod(jnp.asarray)
+
+    @staticmethod
+    def gradients(net, *xs, loss=lambda out: out.sum(), **kwargs):
+        xs = [jnp.asarray(x) for x in xs]
+        places = [i for i, x in enumerate(xs) if x.dtype == jnp.float32]
+
+        def run(net, given, kwargs):
+            args = list(xs)
+            for i, x in zip(places, given, strict=True):
+                args[i] = x
+            return loss(net(*args, **kwargs))
+
+        of_net, of_xs, of_kwargs = fnn.grad(run, argnums=(0, 1, 2))(net, [xs[i] for i in places], kwargs)
+        found = dict(zip(places, of_xs, strict=True))
+        by_name = [functools.reduce(dict.__getitem__, name.split("."), of_net) for name, _ in net.named_parameters()]
+        return by_name + [found.get(i) for i in range(len(xs))] + list(of_kwargs.values())
+
+
+SIDES = (Torch, Fnn)
+
+
+def linear(side):
+    layer = side.nn.Linear(2, 3)
+    layer.load_state_dict({"weight": side.array(W), "bias": side.array(W[:, 0])})
+    return layer
+
+
+def shown(value):
+    """What a hook saw, in numpy, so that both can be compared."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(shown, value))
+    if isinstance(value, dict):
+        return {name: shown(item) for name, item in value.items()}
+    return (
+        value if value is None or isinstance(value, (str, bool, int)) else np.asarray(getattr(value, "detach", lambda: value)())
+    )
+
+
+def assert_same(scenario):
+    """Runs a scenario, which returns anything, on both sides."""
+    expected, got = (shown(scenario(side)) for side in SIDES)
+    assert jax.tree.structure(expected) == jax.tree.structure(got), (expected, got)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert_close(a, b) if isinstance(b, np.ndarray) else _assert_equal(a, b)
+    return expected
+
+
+def _assert_equal(a, b):
+    assert a == b
+
+
+def test_forward_hooks_see_and_change_arguments_and_results():
+    def scenario(side):
+        layer, seen = linear(side), []
+        layer.register_forward_pre_hook(lambda m, args: seen.append(("pre", args)))
+        layer.register_forward_pre_hook(lambda m, args: args[0] * 2)
+        layer.register_forward_pre_hook(lambda m, args, kwargs: (args, kwargs | {}), with_kwargs=True, prepend=True)
+        layer.register_forward_hook(lambda m, args, out: seen.append(("post", args, out)))
+        layer.register_forward_hook(lambda m, args, kwargs, out: out + 1, with_kwargs=True)
+        layer.register_forward_hook(lambda m, args, out: seen.append("first"), prepend=True)
+        return layer(side.array(X)), seen
+
+    assert_same(scenario)
+
+
+def test_hooks_with_always_call_run_where_forward_raises_and_cannot_hide_it():
+    def scenario(side):
+        class Bad(side.nn.Module):
+            def forward(self, x):
+                raise ValueError("forward")
+
+        layer, seen = Bad(), []
+        layer.register_forward_hook(lambda m, args, out: seen.append("not called"))
+        layer.register_forward_hook(lambda m, args, kwargs, out: seen.append(out), with_kwargs=True, always_call=True)
+        layer.register_forward_hook(lambda m, args, out: 1 / 0, always_call=True)
+        with (
+            side.where.register_module_forward_hook(lambda m, args, out: seen.append("global"), always_call=True),
+            pytest.warns(UserWarning, match="silenced as another error"),
+            pytest.raises(ValueError, match="forward"),
+        ):
+            layer(side.array(X))
+        return seen
+
+    assert_same(scenario)
+
+
+def test_a_pre_hook_with_kwargs_returns_a_pair():
+    for side in SIDES:
+        layer = linear(side)
+        layer.register_forward_pre_hook(lambda m, args, kwargs: args[0], with_kwargs=True)
+        with pytest.raises(RuntimeError, match="must return None or a tuple"):
+            layer(side.array(X))
+
+
+def test_backward_hooks_see_gradients_in_torchs_order():
+    def scenario(side):
+        net = side.nn.Sequential(linear(side), side.nn.Tanh())
+        seen = []
+        for name, module in (("net", net), ("0", net[0]), ("1", net[1])):
+            module.register_full_backward_pre_hook(lambda m, go, name=name: seen.append((name, "pre", go)))
+            module.register_full_backward_hook(lambda m, gi, go, name=name: seen.append((name, gi, go)))
+        net[0].register_full_backward_hook(lambda m, gi, go: seen.append("first"), prepend=True)
+        return side.gradients(net, X), seen
+
+    expected = assert_same(scenario)
+    assert [item[0] for item in expected[1]][:2] == ["net", "1"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda gi: (gi[0] * 3,),
+        lambda gi: [gi[0] + 1],
+        lambda gi: (None,),
+    ],
+)
+def test_a_backward_hook_replaces_the_gradient_of_the_input(change):
+    def scenario(side):
+        net = side.nn.Sequential(linear(side), side.nn.Tanh())
+        net[1].register_full_backward_hook(lambda m, gi, go: change(gi))
+        return [np.zeros(1) if g is None or not np.any(np.asarray(g)) else g for g in side.gradients(net, X)]
+
+    assert_same(scenario)
+
+
+def test_a_backward_pre_hook_replaces_the_gradient_of_the_output():
+    def scenario(side):
+        layer = linear(side)
+        layer.register_full_backward_pre_hook(lambda m, go: (go[0] * 2,))
+        layer.register_full_backward_pre_hook(lambda m, go: [go[0] + 1])
+        return side.gradients(layer, X)
+
+    assert_same(scenario)
+
+
+def test_backward_hooks_of_a_module_with_several_inputs_and_outputs():
+    def scenario(side):
+        class Several(side.nn.Module):
+            def forward(self, x, n, flag, y):
+                return x * y, n, x.sum()
+
+        layer, seen = Several(), []
+        layer.register_full_backward_hook(lambda m, gi, go: seen.append((gi[0], gi[2:], go)))  # torch has zeros for integers
+        grads = side.gradients(_wrapped(side, layer), X, np.arange(2), X[:, :1], loss=lambda out: (out[0] ** 2).sum())
+        return grads, seen
+
+    assert_same(scenario)
+
+
+def _wrapped(side, layer):
+    class Outer(side.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = layer
+
+        def forward(self, x, n, y):
+            return self.inner(x, n, True, y)
+
+    return Outer()
+
+
+def _constant_input(side, layer):
+    class Outer(side.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = layer
+
+        def forward(self):
+            return self.inner(side.array(X))
+
+    return Outer()
+
+
+def test_a_backward_hook_fires_where_no_input_needs_a_gradient():
+    def scenario(side):
+        layer, seen = linear(side), []
+        layer.register_full_backward_hook(lambda m, gi, go: seen.append((gi, go)))
+        with pytest.warns(UserWarning, match="no inputs require gradients"):
+            grads = side.gradients(_constant_input(side, layer))
+        return grads, seen
+
+    assert_same(scenario)
+
+
+def test_gradients_of_keyword_arguments_are_not_shown():
+    def scenario(side):
+        layer, seen = linear(side), []
+        layer.register_full_backward_hook(lambda m, gi, go: seen.append((gi, go)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return side.gradients(layer, input=X), seen
+
+    assert_same(scenario)
+
+
+@pytest.mark.parametrize("result", [lambda gi: (gi[0], gi[0]), lambda gi: (gi[0][:1],), lambda gi: ()])
+def test_a_backward_hook_that_returns_something_else_is_refused(result):
+    for side in SIDES:
+        layer = linear(side)
+        layer.register_full_backward_hook(lambda m, gi, go: result(gi))
+        with pytest.raises(RuntimeError, match=r"invalid number of grad_input|changed the size"):
+            side.gradients(layer, X)
+
+
+def test_a_module_that_returns_a_dict_warns_that_its_backward_hooks_do_not_run():
+    for side in SIDES:
+
+        class Dict(side.nn.Module):
+            def forward(self, x):
+                return {"y": x * 2}
+
+        layer, seen = Dict(), []
+        layer.register_full_backward_hook(lambda m, gi, go: seen.append(go))  # noqa: B023
+        with pytest.warns(UserWarning, match="For backward hooks to be called"):
+            side.gradients(layer, X, loss=lambda out: out["y"].sum())
+        assert not seen
+
+
+def test_older_backward_hooks():
+    def scenario(side):
+        layer, seen = side.nn.ReLU(), []
+        layer.register_backward_hook(lambda m, gi, go: seen.append((gi, go)))
+        with pytest.raises(RuntimeError, match="Cannot use both"):
+            layer.register_full_backward_hook(lambda m, gi, go: None)
+        other = side.nn.ReLU()
+        other.register_full_backward_hook(lambda m, gi, go: None)
+        with pytest.raises(RuntimeError, match="Cannot use both"):
+            other.register_backward_hook(lambda m, gi, go: None)
+        return side.gradients(layer, X), seen
+
+    assert_same(scenario)
+
+
+def test_handles_remove_hooks():
+    def scenario(side):
+        layer, seen = linear(side), []
+        first = layer.register_forward_hook(lambda m, args, out: seen.append(1), always_call=True)
+        with layer.register_forward_pre_hook(lambda m, args: seen.append(0)) as handle:
+            layer(side.array(X))
+        handle.remove()
+        layer(side.array(X))
+        first.remove()
+        layer(side.array(X))
+        layer.register_forward_hook(lambda m, args, out: seen.append(2))
+        layer._forward_hooks.clear()
+        layer.register_forward_hook(lambda m, args, out: seen.append(3))
+        layer._forward_hooks = OrderedDict()
+        layer.register_forward_hook(lambda m, args, out: seen.append(4))
+        layer(side.array(X))
+        backward = layer.register_full_backward_hook(lambda m, gi, go: seen.append(5))
+        side.gradients(layer, X)
+        backward.remove()
+        side.gradients(layer, X)
+        return seen, len(layer._forward_hooks), layer._forward_hooks_always_called
+
+    assert_same(scenario)
+
+
+def test_hooks_of_all_modules_run_before_those_of_each():
+    def scenario(side):
+        net, seen = side.nn.Sequential(linear(side), side.nn.ReLU()), []
+        name = lambda m: type(m).__name__  # noqa: E731
+        net[0].register_forward_pre_hook(lambda m, args: seen.append("own pre"))
+        net[0].register_forward_hook(lambda m, args, out: seen.append("own"))
+        net[0].register_full_backward_hook(lambda m, gi, go: seen.append("own back"))
+        with (
+            side.where.register_module_forward_pre_hook(lambda m, args: seen.append(("pre", name(m)))),
+            side.where.register_module_forward_hook(
+                lambda m, args, kwargs, out: seen.append(("post", name(m), kwargs, out)), with_kwargs=True
+            ),
+            side.where.register_module_full_backward_pre_hook(lambda m, go: seen.append(("back pre", name(m)))),
+            side.where.register_module_full_backward_hook(lambda m, gi, go: seen.append(("back", name(m), gi))),
+        ):
+            grads = side.gradients(net, X)
+        side.gradients(net, X)
+        return grads, seen
+
+    assert_same(scenario)
+
+
+def test_hooks_of_registration_see_and_replace():
+    def scenario(side):
+        seen = []
+        note = lambda m, name, value: seen.append((type(m).__name__, name, type(value).__name__))  # noqa: E731
+        buffer = side.nn.Buffer(side.array(np.ones(2, np.float32)))
+        with (
+            side.where.register_module_parameter_registration_hook(note),
+            side.where.register_module_module_registration_hook(note),
+            side.where.register_module_module_registration_hook(
+                lambda m, name, value: side.nn.Identity() if name == "swap" else None
+            ),
+            side.where.register_module_buffer_registration_hook(lambda m, name, value: buffer if name == "b" else None),
+        ):
+            net = side.nn.Module()
+            net.layer = side.nn.Linear(2, 2, bias=False)
+            net.swap = side.nn.ReLU()
+            net.add_module("more", side.nn.Tanh())
+            net.register_buffer("b", side.array(np.zeros(2, np.float32)))
+        return seen, type(net.swap).__name__, net.b, [name for name, _ in net.named_modules()]
+
+    assert_same(scenario)
+
+
+# Under transformations
+
+
+def hooked_net():
+    net = fnn.nn.Sequential(linear(Fnn), fnn.nn.Tanh())
+    net[1].register_full_backward_hook(lambda m, gi, go: (gi[0] * 3,))
+    return net
+
+
+def test_backward_hooks_act_alike_in_every_transformation():
+    net, x = hooked_net(), jnp.asarray(X)
+    apply = fnn.pure(net).apply
+    params, _ = fnn.split(net)
+    expected = fnn.grad(lambda net: (net(x) ** 2).sum())(net)
+    loss = lambda params, x: (apply(params, x) ** 2).sum()  # noqa: E731
+    ways = {
+        "fnn.jit": fnn.jit(lambda net, x: fnn.grad(lambda net: (net(x) ** 2).sum())(net))(net, x),
+        "pure": jax.grad(loss)(params, x),
+        "jit of grad": jax.jit(jax.grad(loss))(params, x),
+        "grad of jit": jax.grad(jax.jit(loss))(params, x),
+        "checkpoint": jax.grad(jax.checkpoint(loss))(params, x),
+        "fnn.checkpoint": fnn.grad(lambda net: (fnn.checkpoint(net)(x) ** 2).sum())(net),
+        "grad of vmap": jax.grad(lambda params, x: (jax.vmap(apply, (None, 0))(params, x) ** 2).sum())(params, x),
+        "vmap of grad": jax.tree.map(lambda g: g.sum(0), jax.vmap(jax.grad(loss), (None, 0))(params, x)),
+    }
+    fnn.backward(lambda net: (net(x) ** 2).sum(), net)
+    ways["backward"] = {"0": {name: p.grad for name, p in net[0].named_parameters()}}
+    for way, got in ways.items():
+        jax.tree.map(functools.partial(assert_close, what=way), got, expected)
+    net[1]._backward_hooks.clear()
+    without = fnn.grad(lambda net: (net(x) ** 2).sum())(net)
+    jax.tree.map(lambda a, b: assert_close(a, b * 3), expected, without)
+
+
+def test_forward_mode_passes_backward_hooks_by():
+    net = hooked_net()
+    plain = fnn.nn.Sequential(net[0], fnn.nn.Tanh())
+    x, v = jnp.asarray(X), jnp.asarray(normal(4, 2))
+    of = {name: fnn.pure(n).apply for name, n in (("hooked", net), ("plain", plain))}
+    params, _ = fnn.split(net)
+    tangents = {name: jax.jvp(lambda x: apply(params, x), (x,), (v,))[1] for name, apply in of.items()}  # noqa: B023
+    assert_close(tangents["hooked"], tangents["plain"])
+    sums = {name: lambda x, apply=apply: apply(params, x).sum() for name, apply in of.items()}
+    second = {name: jax.jvp(jax.grad(total), (x,), (v,))[1] for name, total in sums.items()}
+    assert_close(second["hooked"], 3 * second["plain"])
+
+
+def test_nothing_is_inserted_without_backward_hooks():
+    layer = linear(Fnn)
+    handle = layer.register_full_backward_hook(lambda m, gi, go: None)
+    text = lambda: str(jax.make_jaxpr(fnn.pure(layer).apply)(fnn.split(layer)[0], X))  # noqa: E731
+    assert "fnn_gate" in text()
+    handle.remove()
+    assert "fnn_gate" not in text()
+
+
+def test_a_hooked_gradient_exports():
+    net = hooked_net()
+    params, _ = fnn.split(net)
+    apply = fnn.pure(net).apply
+    exported = jax.export.export(jax.jit(jax.grad(lambda p, x: apply(p, x).sum())), platforms=["cpu", "cuda", "tpu"])(params, X)
+    assert_close(exported.call(params, X)["0"]["bias"], jax.grad(lambda p: apply(p, X).sum())(params)["0"]["bias"])
+
+
+def test_compiled_functions_follow_hooks_that_come_and_go():
+    net, x, count = linear(Fnn), jnp.asarray(X), itertools.count()
+
+    @fnn.jit
+    def forward(x):
+        next(count)
+        return net(x)
+
+    plain = forward(x)
+    with net.register_forward_hook(lambda m, args, out: out * 2):
+        assert_close(forward(x), plain * 2)
+    assert_close(forward(x), plain)
+    with fnn.nn.modules.module.register_module_forward_hook(lambda m, args, out: out + 1):
+        assert_close(forward(x), plain + 1)
+    assert_close(forward(x), plain)
+    assert next(count) == 3  # the form without hooks is found again
+
+
+def test_the_pure_functions_keep_the_hooks_of_their_picture():
+    net = linear(Fnn)
+    handle = net.register_forward_hook(lambda m, args, out: out * 0)
+    apply = fnn.pure(net).apply
+    handle.remove()
+    params, _ = fnn.split(net)
+    assert not np.any(apply(params, X))
+    assert np.any(net(X))
+
+
+# What hooks keep
+
+KEPT = {}
+
+
+class Keeper:
+    def __init__(self):
+        self.out, self.outs = None, []
+
+    def __call__(self, module, args, out):
+        self.outs.append({"deep": (out,)})
+
+    def method(self, module, args, out):
+        self.out = out
+
+
+def leaks():
+    items, table, keeper, last = [], {}, Keeper(), None
+
+    def variable(module, args, out):
+        nonlocal last
+        last = out
+
+    def in_global(module, args, out):
+        KEPT["out"] = out
+
+    def into(items, module, args, out):
+        items.append(out)
+
+    return {
+        "list": (lambda m, args, out: items.append(out), lambda: items),
+        "dict": (lambda m, args, out: table.update(y=[out]), lambda: table.get("y", [])),
+        "object": (keeper, lambda: keeper.outs),
+        "method": (keeper.method, lambda: getattr(keeper, "out", None)),
+        "variable": (variable, lambda: last),
+        "global": (in_global, lambda: KEPT),
+        "partial": (functools.partial(into, items), lambda: items),
+    }
+
+
+@pytest.mark.parametrize("kind", list(leaks()))
+def test_a_traced_value_that_a_hook_keeps_is_refused_and_let_go(kind):
+    hook, kept = leaks()[kind]
+    net, x = linear(Fnn), jnp.asarray(X)
+    expected = net(x)
+    handle = net.register_forward_hook(hook)
+    for _ in range(2):
+        with pytest.raises(fnn.StateError, match=r"kept a traced value.*fnn\.capture"):
+            fnn.jit(net)(x)
+        assert not jax.tree.leaves(kept()), kind
+    handle.remove()
+    assert_close(fnn.jit(net)(x), expected)
+
+
+@pytest.mark.parametrize("kind", list(leaks()))
+def test_what_a_hook_keeps_of_an_eager_training_step_are_arrays(kind):
+    hook, kept = leaks()[kind]
+    net, x = linear(Fnn), jnp.asarray(X)
+    expected = net(x)
+    with net.register_forward_hook(hook):
+        fnn.backward(lambda net: (net(x) ** 2).sum(), net)
+        fnn.grad(lambda x: fnn.value_and_grad(lambda net: (net(x) ** 2).sum())(net)[0])(x)
+    arrays = jax.tree.leaves(kept())
+    assert len(arrays) == (2 if kind in ("list", "object", "partial") else 1)
+    for array in arrays:
+        assert_close(array, expected)
+
+
+def test_a_hook_may_keep_arrays_of_eager_calls_and_python_values_of_traces():
+    net, x, outs, shapes = linear(Fnn), jnp.asarray(X), [], []
+    with net.register_forward_hook(lambda m, args, out: outs.append(out)):
+        net(x)
+    assert_close(outs[0], net(x))
+    net.register_forward_hook(lambda m, args, out: shapes.append(out.shape))
+    fnn.jit(net)(x)
+    grads = []
+    net.register_full_backward_hook(lambda m, gi, go: grads.append(go[0]))
+    fnn.grad(lambda x: net(x).sum())(x)  # gradients are values where nothing is compiled
+    assert shapes == [(4, 3)] * 2
+    assert_close(grads[0], np.ones((4, 3)))
+
+
+def test_capture_gives_what_a_hook_would_keep():
+    net, x = fnn.nn.Sequential(linear(Fnn), fnn.nn.ReLU()), jnp.asarray(X)
+    expected = net[0](x)
+
+    @fnn.jit
+    def step(net, x):
+        def loss(net):
+            out, values = fnn.capture(net, ["0"])(x)
+            return (out**2).sum(), values
+
+        return fnn.value_and_grad(loss, has_aux=True)(net)
+
+    (_, values), _ = step(net, x)
+    assert_close(values["0"], expected)
