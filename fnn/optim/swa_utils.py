@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.nn.modules.batchnorm import _BatchNorm
-from fnn.nn.modules.module import Module, destination
+from fnn.nn.modules.conversion import destination
+from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Handle
 from fnn.scope import is_tracer
 
