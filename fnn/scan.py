@@ -14,7 +14,7 @@ from jax import lax
 
 from fnn import random as _random
 from fnn import scope as _scope
-from fnn.guards import Registry, alike
+from fnn.guards import ALWAYS, Registry, alike
 from fnn.scope import Cell, Scope
 from fnn.transforms import plain
 
@@ -128,12 +128,14 @@ def _scanned(modules: list[Any], x: Any, args: tuple[Any, ...], kwargs: dict[str
 
 def _like(modules: list[Any]) -> list[list[Cell]]:
     """The parameters and buffers of each module, where the modules are alike."""
+    if any(map(_has_hooks, ALWAYS)):
+        raise _Unlike("there are hooks of all modules")
     parts = [list(module.named_modules()) for module in modules]
     cells = [module.named_cells() for module in modules]
     for i, named in enumerate(parts):
         for (name, part), (other_name, other) in zip(named, parts[0], strict=False):
             place = f"{i}.{name}".rstrip(".")
-            if any(value for key, value in vars(part).items() if key.endswith("_hooks")):
+            if _has_hooks(part):
                 raise _Unlike(f"{place} has hooks")
             if name != other_name or type(part) is not type(other):
                 raise _Unlike(f"{place} is a {type(part).__name__}, and 0.{other_name} a {type(other).__name__}")
@@ -144,6 +146,10 @@ def _like(modules: list[Any]) -> list[list[Cell]]:
         if any(cell.uninitialized for cell in cells[i].values()):
             raise _Unlike(f"layer {i} has parameters whose shape is not known yet")
     return [list(named.values()) for named in cells]
+
+
+def _has_hooks(thing: Any) -> bool:
+    return any(value for name, value in vars(thing).items() if name.endswith("_hooks"))
 
 
 def _difference(attributes: dict[str, Any], others: dict[str, Any]) -> str | None:

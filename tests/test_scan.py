@@ -367,6 +367,16 @@ def test_a_captured_layer_is_run_in_the_loop():
     np.testing.assert_allclose(values["layers.1"], net.layers[1](net.layers[0](jnp.ones((2, 3)))), rtol=1e-5)
 
 
+def test_hooks_of_all_modules_see_each_layer():
+    net, seen = Calls(nn.ModuleList(nn.Linear(3, 3) for _ in range(3))), []
+    with (
+        nn.modules.module.register_module_forward_hook(lambda module, args, out: seen.append(type(module).__name__)),
+        pytest.warns(UserWarning, match="there are hooks of all modules"),
+    ):
+        fnn.jit(net)(jnp.ones((2, 3)))
+    assert seen == ["Linear", "Linear", "Linear", "Calls"]
+
+
 def test_a_change_of_any_layer_is_seen_by_the_compiled_function():
     net, _ = pair()
     net.eval()
