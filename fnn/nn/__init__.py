@@ -1,6 +1,6 @@
 """The stateful face, `torch.nn`."""
 
-from fnn.nn import functional, init, modules, parallel, parameter, utils
+from fnn.nn import attention, common_types, functional, grad, init, modules, parallel, parameter, utils
 from fnn.nn.modules import *
 from fnn.nn.modules import __all__ as _layers
 from fnn.nn.parallel import DataParallel
@@ -13,7 +13,10 @@ __all__ = [
     "Parameter",
     "UninitializedBuffer",
     "UninitializedParameter",
+    "attention",
+    "common_types",
     "functional",
+    "grad",
     "init",
     "modules",
     "parallel",

@@ -279,11 +279,20 @@ def _centred(std: Callable[[Any], float]) -> Initializer:
     return _drawing(_normal, lambda shape: (0.0, std(shape)))
 
 
-def _fan_of(mode: str) -> Any:
+def _is_fan_out(mode: str) -> bool:
     mode = mode.lower()
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"Mode {mode} not supported, please use one of ['fan_in', 'fan_out']")
-    return lambda shape: max(_fans(shape)[mode == "fan_out"], 1)  # where it is 0 there is nothing to draw
+    return mode == "fan_out"
+
+
+def _calculate_correct_fan(tensor: Any, mode: str) -> int:
+    return _fans(tensor.shape)[_is_fan_out(mode)]
+
+
+def _fan_of(mode: str) -> Any:
+    place = _is_fan_out(mode)
+    return lambda shape: max(_fans(shape)[place], 1)  # where it is 0 there is nothing to draw
 
 
 def _set(tensor: Any, initializer: Initializer, generator: Generator | None = None) -> Any:
@@ -408,3 +417,8 @@ def sparse_(tensor: Any, sparsity: float, std: float = 0.01, generator: Generato
     """
     _of_rank(tensor.shape, 2)
     return _set(tensor, sparse(sparsity, std), generator)
+
+
+# What nothing here records a gradient of, so that torch's names for that mean the same.
+_no_grad_uniform_, _no_grad_normal_, _no_grad_trunc_normal_ = uniform_, normal_, trunc_normal_
+_no_grad_fill_, _no_grad_zero_ = constant_, zeros_

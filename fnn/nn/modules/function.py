@@ -61,6 +61,10 @@ class _Loss(FunctionModule):
     def extra_repr(self) -> str:
         return ""
 
+    def _register_weights(self, **weights: Any) -> None:
+        for name, weight in weights.items():
+            self.register_buffer(name, None if weight is None else Buffer(weight))
+
 
 class _WeightedLoss(_Loss):
     """What losses with a weight for each class share."""
@@ -70,7 +74,3 @@ class _WeightedLoss(_Loss):
     ) -> None:
         super().__init__(size_average, reduce, reduction)
         self._register_weights(weight=weight)
-
-    def _register_weights(self, **weights: Any) -> None:
-        for name, weight in weights.items():
-            self.register_buffer(name, None if weight is None else Buffer(weight))

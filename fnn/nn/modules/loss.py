@@ -174,7 +174,7 @@ class BCELoss(_WeightedLoss):
     _function = staticmethod(F.binary_cross_entropy)
 
 
-class BCEWithLogitsLoss(_WeightedLoss):
+class BCEWithLogitsLoss(_Loss):
     """The binary cross entropy of logits, elementwise: `−(pos_weight · y log σ(x) + (1 − y) log(1 − σ(x)))`.
 
     Args:
@@ -201,8 +201,8 @@ class BCEWithLogitsLoss(_WeightedLoss):
         reduction: str = "mean",
         pos_weight: Any = None,
     ) -> None:
-        super().__init__(weight, size_average, reduce, reduction)
-        self._register_weights(pos_weight=pos_weight)
+        super().__init__(size_average, reduce, reduction)
+        self._register_weights(weight=weight, pos_weight=pos_weight)
 
 
 class PoissonNLLLoss(_Loss):

@@ -155,7 +155,7 @@ class _AvgPoolNd(_Pool):
         )
 
 
-class AvgPool1d(_Pool):
+class AvgPool1d(_AvgPoolNd):
     __doc__ = f"""The mean of each window over one axis.
 {_AVG}
     Shape:
@@ -178,7 +178,8 @@ class AvgPool1d(_Pool):
         count_include_pad: bool = True,
     ) -> None:
         each = _ntuple(1)
-        super().__init__(
+        _Pool.__init__(  # past that of the others, which have a divisor
+            self,
             kernel_size=each(kernel_size),
             stride=each(kernel_size if stride is None else stride),
             padding=each(padding),
