@@ -1,19 +1,24 @@
 """torch.nn on JAX: every layer as a pair of pure functions, and as the Module that PyTorch users know."""
 
-from fnn import functional, nn, optim
+from fnn import functional, nn, optim, precision
 from fnn.compilation import jit
+from fnn.precision import GradScaler, Policy, autocast
 from fnn.pure import Layer, bound, functional_call, pure, split, update
 from fnn.random import Generator, manual_seed, rng
 from fnn.scan import scan_layers
 from fnn.scope import StateError
+from fnn.summary import summary
 from fnn.transforms import backward, capture, checkpoint, grad, value_and_grad
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Generator",
+    "GradScaler",
     "Layer",
+    "Policy",
     "StateError",
+    "autocast",
     "backward",
     "bound",
     "capture",
@@ -25,10 +30,12 @@ __all__ = [
     "manual_seed",
     "nn",
     "optim",
+    "precision",
     "pure",
     "rng",
     "scan_layers",
     "split",
+    "summary",
     "update",
     "value_and_grad",
 ]

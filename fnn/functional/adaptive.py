@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.functional.checks import accumulating, array, known
+from fnn.precision import to_float32
 
 __all__: list[str] = []
 
@@ -58,6 +59,7 @@ def adaptive_log_likelihood(
         target: (*), class indices. One that is out of range gives NaN.
         cutoffs: where each cluster ends, and before them the shortlist.
     """
+    head, tails = to_float32(head), [to_float32(tail) for tail in tails]
     shortlist, cluster = cutoffs[0], sum((target >= cutoff for cutoff in cutoffs[:-1]), jnp.zeros_like(target))
     place = jnp.where(cluster > 0, shortlist + cluster - 1, jnp.clip(target, 0, shortlist - 1))
     output = _of_class(_log_softmax(head), place)
@@ -70,6 +72,7 @@ def adaptive_log_likelihood(
 
 def adaptive_log_prob(head: jax.Array, tails: Sequence[jax.Array]) -> jax.Array:
     """The log-probabilities of all classes, (N, classes), from logits as of `adaptive_log_likelihood`."""
+    head, tails = to_float32(head), [to_float32(tail) for tail in tails]
     logs = _log_softmax(head)
     shortlist = logs.shape[-1] - len(tails)
     parts = [_log_softmax(logits) + logs[..., shortlist + i, None] for i, logits in enumerate(tails)]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fnn.functional.checks import array, broadcast, floating, same_dtype
 from fnn.kernels.attention import attention
+from fnn.precision import to_lower
 from fnn.random import next_key
 
 __all__ = ["scaled_dot_product_attention"]
@@ -63,6 +64,7 @@ def scaled_dot_product_attention(
         >>> scaled_dot_product_attention(x, x, x, is_causal=True, scale=0.0).tolist()
         [[1.0], [2.0]]
     """
+    query, key, value, attn_mask = to_lower(query, key, value, attn_mask)
     q, k, v = array(query, "query"), array(key, "key"), array(value, "value")
     _check_operands(q, k, v)
     dropout = _number(dropout_p, "dropout_p")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.functional.checks import accumulating, array, integer, ntuple, same_dtype
+from fnn.precision import to_lower
 
 __all__ = [
     "conv1d",
@@ -33,6 +34,7 @@ def _conv(
     output_padding: Any = None,
 ) -> jax.Array:
     """Plain convolution, or transposed where there is an output padding."""
+    input, weight, bias = to_lower(input, weight, bias)
     transposed = output_padding is not None
     name = f"conv_transpose{n}d" if transposed else f"conv{n}d"
     x, w = array(input, "input"), array(weight, "weight")
@@ -315,6 +317,7 @@ def conv_tbc(input: Any, weight: Any, bias: Any, pad: int = 0) -> jax.Array:
         >>> conv_tbc(jnp.ones((5, 2, 3)), jnp.ones((3, 3, 4)), jnp.zeros(4), pad=1).shape
         (5, 2, 4)
     """
+    input, weight, bias = to_lower(input, weight, bias)
     x, w, b = array(input, "input"), array(weight, "weight"), array(bias, "bias")
     pad = integer(pad, "pad")
     if x.ndim != 3 or w.ndim != 3 or b.ndim != 1:

@@ -13,6 +13,7 @@ from jax import lax
 
 from fnn.functional.checks import accumulating, array, floating, same_dtype
 from fnn.functional.loss import check_classes, reduced, reduction_of
+from fnn.precision import to_float32, to_lower
 
 __all__ = ["cross_entropy", "linear_cross_entropy", "nll_loss"]
 
@@ -116,6 +117,7 @@ def nll_loss(
         2.5
     """
     reduction = reduction_of(size_average, reduce, reduction)
+    input, target, weight = to_float32(input, target, weight)
     x, t = array(input, "input"), array(target, "target")
     floating("nll_loss", x.dtype)
     w = _check_weight("nll_loss", weight, x.shape[_class_axis(x)]) if x.ndim else None
@@ -159,6 +161,7 @@ def cross_entropy(
         1.3863
     """
     reduction = reduction_of(size_average, reduce, reduction)
+    input, target, weight = to_float32(input, target, weight)
     x, t = array(input, "input"), array(target, "target")
     floating("cross_entropy", x.dtype)
     if label_smoothing > 1.0:
@@ -297,6 +300,7 @@ def linear_cross_entropy(
         1.3863
     """
     name = "linear_cross_entropy"
+    input, linear_weight, linear_bias, target, weight = to_float32(input, linear_weight, linear_bias, target, weight)
     x, m, t = array(input, "input"), array(linear_weight, "linear_weight"), array(target, "target")
     b = None if linear_bias is None else array(linear_bias, "linear_bias")
     if x.ndim not in (1, 2):
@@ -342,7 +346,9 @@ def linear_cross_entropy(
 def _logits(x: jax.Array, m: jax.Array, b: Any) -> jax.Array:
     """The linear map, not yet rounded to 16 bits."""
     same_dtype("linear_cross_entropy", input=x, linear_weight=m, linear_bias=b)
-    y = jnp.matmul(x, m.T, preferred_element_type=accumulating(x).dtype)
+    wide = accumulating(x).dtype
+    x, m, b = to_lower(x, m, b)
+    y = jnp.matmul(x, m.T, preferred_element_type=wide)
     return y if b is None else y + b
 
 

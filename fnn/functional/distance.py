@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from fnn.functional.checks import accumulating, array, axis, promoted
+from fnn.precision import to_float32
 
 __all__ = ["cosine_similarity", "pairwise_distance", "pdist"]
 
@@ -65,6 +66,7 @@ def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepd
         >>> pairwise_distance(jnp.array([[3.0, 4.0]]), jnp.zeros((1, 2))).round(3).tolist()
         [5.0]
     """
+    x1, x2 = to_float32(x1, x2)
     if array(x1, "x1").dtype == bool and array(x2, "x2").dtype == bool:
         raise RuntimeError("pairwise_distance: subtraction is not supported for two bool operands")
     (a, b), dtype = promoted("pairwise_distance", inexact=True, x1=x1, x2=x2)
@@ -97,6 +99,7 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> jax.
         >>> cosine_similarity(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]])).round(4).tolist()
         [0.7071]
     """
+    x1, x2 = to_float32(x1, x2)
     (a, b), dtype = promoted("cosine_similarity", x1=x1, x2=x2)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise RuntimeError(f"cosine_similarity: expected common dtype to be floating point, yet common dtype is {dtype.name}")
@@ -140,7 +143,7 @@ def pdist(input: Any, p: float = 2) -> jax.Array:
         >>> pdist(jnp.array([[0.0], [1.0], [3.0]])).tolist()
         [1.0, 3.0, 2.0]
     """
-    x = array(input, "input")
+    x = array(to_float32(input), "input")
     if x.ndim != 2:
         raise RuntimeError(f"pdist only supports 2D tensors, got: {x.ndim}D of size {list(x.shape)}")
     if not jnp.issubdtype(x.dtype, jnp.floating):

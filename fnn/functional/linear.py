@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from fnn.functional.checks import accumulating, array, floating, known, same_dtype
+from fnn.precision import to_lower, to_widest
 
 __all__ = ["bilinear", "grouped_mm", "linear"]
 
@@ -33,6 +34,7 @@ def linear(input: Any, weight: Any, bias: Any = None) -> jax.Array:
         >>> linear(jnp.array([1.0, 2.0]), jnp.array([[3.0, 4.0]]), jnp.array([5.0])).tolist()
         [16.0]
     """
+    input, weight, bias = to_lower(input, weight, bias)
     x, w = array(input, "input"), array(weight, "weight")
     b = None if bias is None else array(bias, "bias")
     same_dtype("linear", input=x, weight=w, bias=b)
@@ -72,6 +74,7 @@ def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> jax.Arr
         >>> bilinear(jnp.array([1.0, 2.0]), jnp.array([3.0]), jnp.array([[[1.0], [10.0]]])).tolist()
         [63.0]
     """
+    input1, input2, weight, bias = to_widest(input1, input2, weight, bias)
     x, y, w = array(input1, "input1"), array(input2, "input2"), array(weight, "weight")
     b = None if bias is None else array(bias, "bias")
     same_dtype("bilinear", input1=x, input2=y, weight=w, bias=b)

@@ -14,6 +14,7 @@ from jax.scipy.special import xlogy
 
 from fnn.functional.checks import accumulating, array, broadcast, floating, known, promoted, same_dtype
 from fnn.functional.distance import absolute, floored
+from fnn.precision import refuse, to_float32
 
 __all__ = [
     "binary_cross_entropy",
@@ -83,6 +84,7 @@ def _of_difference(
     function: str, formula: Callable[[jax.Array], jax.Array], input: Any, target: Any, reduction: str, weight: Any, share: bool
 ) -> tuple[jax.Array, np.dtype]:
     """A loss of `input − target`, and the dtype it has; `share` is whether a mean is divided by the sum of the weights."""
+    input, target, weight = to_float32(input, target, weight)
     x, y = array(input, "input"), array(target, "target")
     if x.shape != y.shape:
         warnings.warn(
@@ -231,6 +233,7 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
         [0.5, 4.0]
     """
     reduction = reduction_of(None, None, reduction)
+    input, target, weight = to_float32(input, target, weight)
     if delta <= 0:
         raise RuntimeError(f"huber_loss does not support non-positive values for delta, got {delta}")
     x, y = array(input, "input"), array(target, "target")
@@ -284,6 +287,7 @@ def binary_cross_entropy(
         [0.6931, 0.0]
     """
     name = "binary_cross_entropy"
+    refuse(name, "binary_cross_entropy_with_logits")
     reduction = reduction_of(size_average, reduce, reduction)
     x, y = array(input, "input"), array(target, "target")
     if x.shape != y.shape:
@@ -335,6 +339,7 @@ def binary_cross_entropy_with_logits(
         1.41
     """
     name = "binary_cross_entropy_with_logits"
+    input, target, weight, pos_weight = to_float32(input, target, weight, pos_weight)
     reduction = reduction_of(size_average, reduce, reduction)
     x, y = array(input, "input"), array(target, "target")
     if x.shape != y.shape:
@@ -379,6 +384,7 @@ def poisson_nll_loss(
         [1.0, 0.7183]
     """
     reduction = reduction_of(size_average, reduce, reduction)
+    input, target = to_float32(input, target)
     if array(input, "input").dtype == array(target, "target").dtype == bool:
         no_bool("poisson_nll_loss", array(input, "input"))
     (x, y), dtype = promoted("poisson_nll_loss", inexact=True, input=input, target=target)
@@ -418,6 +424,7 @@ def gaussian_nll_loss(
         >>> gaussian_nll_loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0]), jnp.ones(2)).item()
         1.0
     """
+    input, target, var = to_float32(input, target, var)
     x = array(input, "input")
     if isinstance(var, int):
         raise TypeError(f"argument 'var' must be an array or a float, got {var!r}")
@@ -468,6 +475,7 @@ def kl_div(
         >>> kl_div(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([[0.5, 0.5]]), reduction="batchmean").round(4).item()
         0.1438
     """
+    input, target = to_float32(input, target)
     batch_mean = reduction == "batchmean"
     if size_average is not None or reduce is not None or not batch_mean:
         chosen = reduction_of(size_average, reduce, reduction)

@@ -14,6 +14,7 @@ from jax import lax
 from fnn.functional.checks import accumulating, array, broadcast, floating, promoted, same_dtype
 from fnn.functional.distance import pairwise_distance
 from fnn.functional.loss import check_classes, fits, no_bool, reduced, reduction_of
+from fnn.precision import to_float32
 
 __all__ = [
     "cosine_embedding_loss",
@@ -58,6 +59,7 @@ def hinge_embedding_loss(
         [0.5, 0.75]
     """
     reduction = reduction_of(size_average, reduce, reduction)
+    input, target = to_float32(input, target)
     x, y = array(input, "input"), array(target, "target")
     no_bool("hinge_embedding_loss", x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -100,6 +102,7 @@ def margin_ranking_loss(
         [2.0, 0.0]
     """
     reduction = reduction_of(size_average, reduce, reduction)
+    input1, input2, target = to_float32(input1, input2, target)
     x1, x2, y = array(input1, "input1"), array(input2, "input2"), array(target, "target")
     if not x1.ndim == x2.ndim == y.ndim:
         raise RuntimeError(
@@ -134,6 +137,7 @@ def soft_margin_loss(
         [0.6931, 2.1269]
     """
     reduction = reduction_of(size_average, reduce, reduction)
+    input, target = to_float32(input, target)
     x = array(input, "input")
     y = fits("soft_margin_loss", "target", target, x.shape)
     if not jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(y.dtype, jnp.complexfloating):
@@ -172,6 +176,7 @@ def multilabel_soft_margin_loss(
     """
     name = "multilabel_soft_margin_loss"
     reduction = reduction_of(size_average, reduce, reduction)
+    input, target, weight = to_float32(input, target, weight)
     x, y = array(input, "input"), array(target, "target")
     floating(name, x.dtype)
     no_bool(name, y)
@@ -186,7 +191,7 @@ def multilabel_soft_margin_loss(
 
 def _rows(function: str, input: Any, target: Any, one_a_row: bool) -> tuple[jax.Array, jax.Array]:
     """Scores as (N, C), and class indices as (N,) or (N, C)."""
-    x, t = array(input, "input"), array(target, "target")
+    x, t = array(to_float32(input), "input"), array(target, "target")
     if x.ndim > 2 or (x.ndim and x.shape[-1] == 0):
         raise RuntimeError(
             f"{function}: Expected non-empty vector or matrix with optional 0-dim batch size, but got: {list(x.shape)}"
@@ -237,7 +242,7 @@ def multi_margin_loss(
     reduction = reduction_of(size_average, reduce, reduction)
     if p not in (1, 2):
         raise ValueError(f"only p == 1 and p == 2 supported, got {p}")
-    w = None if weight is None else array(weight, "weight")
+    w = None if weight is None else array(to_float32(weight), "weight")
     if w is not None and w.ndim != 1:
         raise ValueError(f"weight must be one-dimensional, got size {list(w.shape)}")
     scores, t = _rows("multi_margin_loss", input, target, one_a_row=True)
@@ -321,6 +326,7 @@ def cosine_embedding_loss(
         0.2929
     """
     reduction = reduction_of(size_average, reduce, reduction)
+    input1, input2, target = to_float32(input1, input2, target)
     y = array(target, "target")
     (a, b), dtype = promoted("cosine_embedding_loss", inexact=True, input1=input1, input2=input2)
     if y.ndim > 1:

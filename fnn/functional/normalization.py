@@ -13,6 +13,7 @@ from jax import lax
 
 from fnn.functional.checks import accumulating, array, axis, floating, integer, same_parameters
 from fnn.functional.distance import vector_norm
+from fnn.precision import to_float32
 from fnn.scope import Cell, write
 
 __all__ = ["group_norm", "layer_norm", "local_response_norm", "normalize", "rms_norm"]
@@ -79,6 +80,7 @@ def layer_norm(
         >>> layer_norm(jnp.array([1.0, 3.0]), (2,)).round(3).tolist()
         [-1.0, 1.0]
     """
+    input, weight, bias = to_float32(input, weight, bias)
     x = array(input, "input")
     floating("layer_norm", x.dtype)
     w, b = (None if part is None else array(part, name) for name, part in (("weight", weight), ("bias", bias)))
@@ -109,6 +111,7 @@ def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, ep
         >>> rms_norm(jnp.array([1.0, 7.0]), (2,)).round(3).tolist()
         [0.2, 1.4]
     """
+    input, weight = to_float32(input, weight)
     x = array(input, "input")
     w = None if weight is None else array(weight, "weight")
     if not jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -143,6 +146,7 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
         >>> group_norm(jnp.array([[1.0, 3.0, 5.0, 9.0]]), 2).round(3).tolist()
         [[-1.0, 1.0, -1.0, 1.0]]
     """
+    input, weight, bias = to_float32(input, weight, bias)
     x, groups = array(input, "input"), integer(num_groups, "num_groups")
     if x.ndim < 2:
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {x.ndim}")
@@ -201,7 +205,7 @@ def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float 
         >>> local_response_norm(jnp.array([[[3.0], [1.0]]]), 2, alpha=2.0, beta=1.0).round(2).tolist()
         [[[0.3], [0.09]]]
     """
-    x, size = array(input, "input"), integer(size, "size")
+    x, size = array(to_float32(input), "input"), integer(size, "size")
     if x.ndim < 3:
         raise ValueError(f"Expected 3D or higher dimensionality input (got {x.ndim} dimensions)")
     if not x.size:
@@ -256,7 +260,7 @@ def normalize(input: Any, p: Any = 2.0, dim: Any = 1, eps: float = 1e-12, out: A
         >>> normalize(jnp.array([[3.0, 4.0]])).round(2).tolist()
         [[0.6, 0.8]]
     """
-    x = array(input, "input")
+    x = array(to_float32(input), "input")
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise RuntimeError(f"normalize: Expected a floating point or complex tensor as input. Got {x.dtype.name}")
     if out is not None and not isinstance(out, Cell):

@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from fnn.functional.checks import accumulating, array, floating, integer, known, ntuple, same_dtype
+from fnn.precision import to_float32
 from fnn.random import next_key
 
 __all__ = [
@@ -461,6 +462,7 @@ def _lp_pool(n: int, input: Any, norm_type: Any, kernel_size: Any, stride: Any, 
         return sign * _max_pool(n, sign * size, kernel_size, stride, 0, 1, ceil_mode, False)
     if n == 1 and many:
         raise TypeError(f"lp_pool1d: expected kernel_size to be an integer, got {kernel_size}")
+    x = to_float32(x)
     if isinstance(norm, float) and not jnp.issubdtype(x.dtype, jnp.inexact):
         x = x.astype(jnp.float32)
     power = accumulating(x) ** (int(norm) if float(norm).is_integer() else norm)

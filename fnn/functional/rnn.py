@@ -19,6 +19,7 @@ from jax import lax
 from fnn.functional.activation import relu
 from fnn.functional.checks import accumulating, array, floating, integer, known, same_dtype
 from fnn.functional.dropout import dropout as drop
+from fnn.precision import to_lower
 
 __all__ = [
     "gru",
@@ -158,6 +159,7 @@ def _recurrence(kind: _Kind, *arguments: Any) -> tuple[jax.Array, ...]:
         batch_first, sizes = False, array(sizes, "batch_sizes")
     x, states = array(input, "input"), states_of(kind.name, kind.states, hx)
     given = [array(p, "params") for p in params]
+    x, states, given = to_lower(x), [to_lower(s) for s in states], [to_lower(p) for p in given]
     same_dtype(
         kind.name, input=x, **{f"hx{i}": s for i, s in enumerate(states)}, **{f"params{i}": p for i, p in enumerate(given)}
     )
@@ -300,6 +302,7 @@ def _cell(kind: _Kind, input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_h
     x, states = array(input, "input"), states_of(kind.name, kind.states, hx)
     given = {"w_ih": array(w_ih, "w_ih"), "w_hh": array(w_hh, "w_hh")}
     given |= {key: array(bias, key) for key, bias in (("b_ih", b_ih), ("b_hh", b_hh)) if bias is not None}
+    x, states, given = to_lower(x), [to_lower(s) for s in states], {key: to_lower(p) for key, p in given.items()}
     same_dtype(name, input=x, **{f"hx[{i}]": s for i, s in enumerate(states)}, **given)
     floating(name, x.dtype)
     weights = _Weights(given["w_ih"], given["w_hh"], given.get("b_ih"), given.get("b_hh"))

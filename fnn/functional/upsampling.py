@@ -14,6 +14,7 @@ from jax import lax
 
 from fnn.functional.checks import accumulating, array, integer
 from fnn.functional.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
+from fnn.precision import to_float32
 
 __all__ = ["interpolate", "upsample", "upsample_bilinear", "upsample_nearest"]
 
@@ -327,6 +328,7 @@ def interpolate(
         sizes = [int(n * f) for n, f in zip(x.shape[2:], factors, strict=True)]
     if mode == "area":
         return (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)[x.ndim - 3](x, sizes)
+    x = to_float32(x)
     if min(*x.shape[2:], *sizes) < 1:
         raise RuntimeError(
             f"Input and output sizes should be greater than 0, but got input {list(x.shape[2:])} and output {sizes}"

@@ -15,6 +15,7 @@ from jax import lax
 
 from fnn.functional.checks import accumulating, array, floating, integer, same_dtype
 from fnn.functional.upsampling import cubic_weights
+from fnn.precision import to_widest
 
 __all__ = ["affine_grid", "grid_sample"]
 
@@ -122,6 +123,7 @@ def grid_sample(
             f"nn.functional.grid_sample(): expected padding_mode to be one of {_PADDINGS}, but got: '{padding_mode}'"
         )
     aligned = _aligned(align_corners)
+    input, grid = to_widest(input, grid)
     x, places = array(input, "input"), array(grid, "grid")
     sizes = f"input with sizes {list(x.shape)} and grid with sizes {list(places.shape)}"
     if not x.ndim or not places.ndim:
