@@ -23,24 +23,28 @@ def network():
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
 
 
+def small():
+    return nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1, bias=False))
+
+
 def close(a, b):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), a, b)
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, fnn.jit], ids=["eager", "fnn.jit"])
 @pytest.mark.parametrize(
-    "transformation",
+    ("transformation", "wrap"),
     [
-        optax.sgd(0.1, momentum=0.9),
-        optax.adamw(1e-2),
-        optax.chain(optax.clip_by_global_norm(0.1), optax.adam(optax.linear_schedule(1e-1, 1e-2, 5))),
-        optax.masked(optax.sgd(0.1), {"0": {"weight": True, "bias": False}, "1": False, "2": True}),
-        optax.MultiSteps(optax.sgd(0.1), 2),
+        (optax.adamw(1e-2), lambda f: f),
+        (optax.adamw(1e-2), fnn.jit),
+        (optax.sgd(0.1, momentum=0.9), fnn.jit),
+        (optax.chain(optax.clip_by_global_norm(0.1), optax.adam(optax.linear_schedule(1e-1, 1e-2, 5))), fnn.jit),
+        (optax.masked(optax.sgd(0.1), {"0": {"weight": True, "bias": False}, "2": True}), fnn.jit),
+        (optax.MultiSteps(optax.sgd(0.1), 2), fnn.jit),
     ],
-    ids=["sgd", "adamw", "clipped and scheduled adam", "masked", "multi-step"],
+    ids=["adamw, eager", "adamw", "sgd", "clipped and scheduled adam", "masked", "multi-step"],
 )
-def test_steps_are_those_of_optax(wrap, transformation):
-    net = network().eval()
+def test_steps_are_those_of_optax(transformation, wrap):
+    net = small()
     optimizer = fnn.optim.Optimizer(net, transformation)
     params, state = fnn.split(net)
     apply = fnn.pure(net).apply
@@ -56,7 +60,7 @@ def test_steps_are_those_of_optax(wrap, transformation):
 
 
 def test_step_takes_grad_where_no_gradients_are_given():
-    net, twin = network(), network()
+    net, twin = small(), small()
     twin.load_state_dict(net.state_dict())
     first, second = (fnn.optim.Optimizer(n, optax.adam(0.1)) for n in (net, twin))
     fnn.backward(loss, net)
@@ -141,9 +145,8 @@ TORCH = {
 }
 
 
-@pytest.mark.parametrize("frozen", [False, True], ids=["", "one frozen on the way"])
 @pytest.mark.parametrize("name", TORCH)
-def test_steps_are_those_of_torch(name, frozen):
+def test_steps_are_those_of_torch_with_a_parameter_frozen_on_the_way(name):
     torch.manual_seed(0)
     theirs = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
     ours = both(theirs)
@@ -151,11 +154,11 @@ def test_steps_are_those_of_torch(name, frozen):
     their_optimizer, optimizer = make(torch, theirs), fnn.optim.Optimizer(ours, transformation)
     step = fnn.jit(lambda: (fnn.backward(loss, ours), optimizer.step(), optimizer.zero_grad()))
     for i in range(6):
-        if frozen and i in (2, 4):
+        if i == 4 and "adam" in name:
+            return  # torch counts the steps of each parameter apart
+        if i in (2, 4):
             for net in (theirs, ours):
                 net[0].bias.requires_grad = i == 4
-        if frozen and i == 4 and name in ("adam", "adamw, in groups"):
-            return  # torch counts the steps of each parameter apart
         step()
         their_optimizer.zero_grad()
         (torch.tanh(theirs(tensor(X))) ** 2).sum().backward()
@@ -273,9 +276,8 @@ STILL = {
     "momentum": optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1, momentum=0.9)),
     "multi-step": optax.MultiSteps(optax.adamw(1e-1, weight_decay=0.5), 2),
     "sm3": optax.sm3(0.1),
-    "masked": optax.masked(optax.sgd(0.1, momentum=0.9), {"0": True, "1": True, "2": {"weight": True, "bias": False}}),
+    "masked": optax.masked(optax.sgd(0.1, momentum=0.9), {"0": {"weight": True, "bias": False}, "2": True}),
     "groups": {"0.weight": optax.adamw(1e-1), "*": optax.adamw(1e-1, weight_decay=0.5)},
-    "noise": optax.chain(optax.add_noise(0.1, 0.5, 0), optax.sgd(0.1)),
 }
 
 
@@ -285,21 +287,20 @@ def of(optimizer, name):
     return {key: np.asarray(value) for key, value in optimizer.state_dict().items() if ending in key}
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, fnn.jit], ids=["eager", "fnn.jit"])
-@pytest.mark.parametrize("name", STILL)
+@pytest.mark.parametrize(("name", "wrap"), [("adamw", lambda f: f), *((name, fnn.jit) for name in STILL)])
 def test_a_frozen_parameter_and_its_state_do_not_move(name, wrap):
-    net = network()
+    net = small()
     optimizer = fnn.optim.Optimizer(net, STILL[name])
     step = wrap(lambda: optimizer.step(fnn.grad(loss)(net)))
     step()
     net[0].weight.requires_grad = False
-    weight, state, other = net[0].weight.value, of(optimizer, "0.weight"), net[0].bias.value
+    weight, state, other = net[0].weight.value, of(optimizer, "0.weight"), net[2].weight.value
     for _ in range(2):
         step()
     np.testing.assert_array_equal(net[0].weight, weight)
     jax.tree.map(np.testing.assert_array_equal, of(optimizer, "0.weight"), state)
-    assert (net[0].bias != other).any()
-    assert (state != {}) == (name != "noise")
+    assert (net[2].weight != other).any()
+    assert state
     net[0].weight.requires_grad = True
     for _ in range(2):
         step()
@@ -307,7 +308,7 @@ def test_a_frozen_parameter_and_its_state_do_not_move(name, wrap):
 
 
 def test_gradients_of_frozen_parameters_are_ignored():
-    net = network()
+    net = small()
     optimizer = fnn.optim.Optimizer(net, optax.sgd(0.1))
     fnn.backward(loss, net)
     grads = fnn.grad(loss)(net)
@@ -327,7 +328,7 @@ def test_parameters_added_later_start_fresh_and_the_others_go_on(wrap):
     for _ in range(3):
         step()
     net[0].weight.requires_grad = True
-    with pytest.raises(ValueError, match=r"not known to the optimizer.*add_parameters.*0\.weight$"):
+    with pytest.raises(ValueError, match=r"not known to the optimizer.*add_parameters.*: 0\.weight"):
         step()
     before = optimizer.state_dict()
     assert optimizer.add_parameters() == ["0.weight"]
@@ -404,7 +405,7 @@ INJECTED = optax.inject_hyperparams(optax.adamw)(learning_rate=0.1, weight_decay
 
 @pytest.mark.parametrize("transformation", [INJECTED, {"2.*": INJECTED, "*": optax.sgd(0.1)}], ids=["one", "groups"])
 def test_hyperparameters_can_be_read_and_set_between_compiled_steps(transformation):
-    net = network()
+    net = small()
     optimizer = fnn.optim.Optimizer(net, transformation)
     traces = []
 
@@ -460,7 +461,7 @@ def test_a_state_that_does_not_fit_is_an_error_and_changes_nothing(change, messa
 SCHEDULE = optax.linear_schedule(1e-1, 1e-2, 15)
 RESUMED = {
     "chain": lambda: optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(SCHEDULE)),
-    "groups": lambda: {"2.*": optax.sgd(SCHEDULE, momentum=0.9), "*.bias": None, "*": optax.adamw(1e-2)},
+    "groups": lambda: {"2.*": optax.sgd(SCHEDULE, momentum=0.9), "*.bias": None, "*": INJECTED},
     "multi-step": lambda: optax.MultiSteps(optax.adam(SCHEDULE), 3),
     "hyperparameters": lambda: optax.inject_hyperparams(optax.adamw)(learning_rate=SCHEDULE, weight_decay=0.1),
     "noise": lambda: optax.chain(optax.add_noise(0.1, 0.5, 0), optax.sgd(0.1)),
@@ -470,7 +471,7 @@ RESUMED = {
 @pytest.mark.parametrize("name", RESUMED)
 def test_training_resumes_bit_for_bit(name):
     def objects():
-        net = network()
+        net = small()
         optimizer = fnn.optim.Optimizer(net, RESUMED[name]())
         return net, optimizer, fnn.jit(lambda: optimizer.step(fnn.grad(loss)(net)))
 
@@ -494,7 +495,7 @@ def test_training_resumes_bit_for_bit(name):
 
 
 def test_training_resumes_bit_for_bit_without_compilation():
-    nets = network(), network()
+    nets = small(), small()
     nets[1].load_state_dict(nets[0].state_dict())
     first, second = (fnn.optim.Optimizer(net, RESUMED["chain"]()) for net in nets)
     for _ in range(2):
@@ -542,31 +543,34 @@ def test_an_optimizer_copied_with_its_module_goes_on_alone():
 
 
 def test_gradients_accumulate_by_backward_and_by_multi_steps():
-    nets = network().eval(), network().eval()
+    nets = small(), small()
     nets[1].load_state_dict(nets[0].state_dict())
     first = fnn.optim.Optimizer(nets[0], optax.adam(0.1))
     second = fnn.optim.Optimizer(nets[1], optax.MultiSteps(optax.adam(0.1), 2))
+
+    @fnn.jit
+    def accumulate(scale):
+        fnn.backward(lambda net: 0.5 * scale * loss(net), nets[0])
+        second.step(fnn.grad(lambda net: scale * loss(net))(nets[1]))
+
     for _ in range(2):
-        for scale in (1.0, 3.0):
-            fnn.backward(lambda net, scale: 0.5 * scale * loss(net), nets[0], scale)
-            second.step(fnn.grad(lambda net, scale: scale * loss(net))(nets[1], scale))
+        accumulate(1.0)
+        accumulate(3.0)
         first.step()
         first.zero_grad()
-    close(fnn.split(nets[0]), fnn.split(nets[1]))
+        close(fnn.split(nets[0]), fnn.split(nets[1]))
 
 
-@pytest.mark.parametrize("groups", [False, True], ids=["one", "groups"])
-@pytest.mark.parametrize("wrap", [lambda f: f, fnn.jit], ids=["eager", "fnn.jit"])
+@pytest.mark.parametrize(("wrap", "groups"), [(lambda f: f, False), (fnn.jit, True)], ids=["eager", "groups, fnn.jit"])
 def test_a_line_search_tries_parameters_in_the_module(wrap, groups):
-    net, rest = nn.Linear(3, 1), nn.BatchNorm1d(3, affine=False)
-    model = nn.Sequential(rest, net)
-    transformation = optax.lbfgs(memory_size=3)
+    net, norm = nn.Linear(3, 1), nn.BatchNorm1d(3, affine=False)
+    model = nn.Sequential(norm, net)
+    transformation = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(max_backtracking_steps=5))
     optimizer = fnn.optim.Optimizer(model, {"1.weight": transformation, "*": None} if groups else transformation)
-    target = jnp.array([[1.0], [2.0]])
     seen = []
 
     def loss(model):
-        return ((model(X) - target) ** 2).mean()
+        return ((model(X) - jnp.array([[1.0], [2.0]])) ** 2).mean()
 
     def through_params(params):
         seen.append(jax.tree.map(jnp.shape, params))
@@ -578,14 +582,15 @@ def test_a_line_search_tries_parameters_in_the_module(wrap, groups):
         optimizer.step(grads, value=value, grad=grads, value_fn=through_params)
         return value
 
-    values = [step() for _ in range(3)]
-    assert values[2] < 0.5 * values[0]
+    bias, before = net.bias.value, step()
+    assert loss(model) < before
+    assert ((net.bias == bias) == groups).all()
     assert seen[0] == {"1": {"weight": (1, 3), "bias": (1,)}}
-    assert rest.num_batches_tracked == 3
+    assert norm.num_batches_tracked == 2  # of the gradient, and of the line before
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as that a trace keeps a value
         net.weight.data.zero_()
-    assert jnp.isfinite(step())
+        step()
 
 
 def test_lbfgs_is_that_of_optax():
@@ -625,7 +630,7 @@ def test_the_rate_falls_on_a_plateau():
 
 
 def test_many_compiled_steps_are_one_compilation_and_may_donate():
-    net = network()
+    net = small()
     optimizer = fnn.optim.Optimizer(net, {"2.*": INJECTED, "*": optax.adamw(SCHEDULE)})
     traces = []
 
@@ -653,8 +658,8 @@ def test_a_step_keeps_shardings(axes):
     optimizer = fnn.optim.Optimizer(net, {"weight": optax.adam(0.1), "*": optax.MultiSteps(optax.adam(0.1), 2)})
     with jax.set_mesh(mesh):
         step = fnn.jit(lambda x: optimizer.step(fnn.grad(lambda net: (net(x) ** 2).sum())(net)))
-        for run in (step, step, step.__wrapped__):
-            run(jnp.ones((4, 3)))
+        for _ in range(2):
+            step(jnp.ones((4, 3)))
     optimizer.load_state_dict(jax.tree.map(np.asarray, optimizer.state_dict()))
     arrays = [*net.parameters(), *(value for key, value in optimizer.state_dict().items() if "count" not in key)]
     placed = [array.sharding.is_equivalent_to(sharding, array.ndim) for array in arrays if array.ndim]
