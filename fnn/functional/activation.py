@@ -15,6 +15,7 @@ from jax import lax
 
 from fnn.arrays import held_dtype
 from fnn.functional.checks import accumulating, array, axis, floating, same_dtype
+from fnn.precision import to_float32, to_lower
 from fnn.random import next_key
 
 __all__ = [
@@ -63,17 +64,18 @@ _SELU_ALPHA = 1.6732632423543772848170429916717
 _SELU_SCALE = 1.0507009873554804934193349852946
 
 
-def _activation(*others: Any) -> Callable[[_Function], _Function]:
+def _activation(*others: Any, wide: bool = False) -> Callable[[_Function], _Function]:
     """Makes an activation of a formula, which is given floating-point numbers, those of 16 bits in float32.
 
     Args:
         others: kinds of dtypes that are taken as well; integers and booleans become float32.
+        wide: whether autocast has it in float32.
     """
 
     def of(formula: _Function) -> _Function:
         @functools.wraps(formula)
         def activation(input: Any, *args: Any, **options: Any) -> jax.Array:
-            x = array(input, "input")
+            x = array(to_float32(input) if wide else input, "input")
             floating(formula.__name__, x.dtype, *others)
             if not jnp.issubdtype(x.dtype, jnp.inexact):
                 x = x.astype(jnp.float32)
@@ -354,6 +356,7 @@ def prelu(input: Any, weight: Any) -> jax.Array:
         >>> prelu(jnp.array([[-1.0, -1.0, 2.0]]), jnp.array([0.5, 0.25, 0.0])).tolist()
         [[-0.5, -0.25, 2.0]]
     """
+    input, weight = to_lower(input, weight)
     x, w = array(input, "input"), array(weight, "weight")
     same_dtype("prelu", input=x, weight=w)
     floating("prelu", x.dtype)
@@ -609,7 +612,7 @@ def softsign(input: Any) -> jax.Array:
     return input / (1 + size)
 
 
-@_activation()
+@_activation(wide=True)
 def softplus(input: Any, beta: float = 1, threshold: float = 20) -> jax.Array:
     """`log(1 + exp(beta · x)) / beta`, elementwise.
 
@@ -631,15 +634,23 @@ def softplus(input: Any, beta: float = 1, threshold: float = 20) -> jax.Array:
     return jnp.where(linear, input, bent)
 
 
+def _get_softmax_dim(name: str, ndim: int, stacklevel: int) -> int:
+    """The axis where none is given, with the warning that this is deprecated."""
+    dim = 0 if ndim in (0, 1, 3) else 1
+    warnings.warn(
+        f"Implicit dimension choice for {name} has been deprecated; pass dim={dim}.", UserWarning, stacklevel=stacklevel
+    )
+    return dim
+
+
 def _softmax(
     name: str, function: Callable[..., jax.Array], input: jax.Array, dim: int | None, stacklevel: int, dtype: Any
 ) -> jax.Array:
     if dim is None:
-        dim = 0 if input.ndim in (0, 1, 3) else 1
-        warnings.warn(
-            f"Implicit dimension choice for {name} has been deprecated; pass dim={dim}.", UserWarning, stacklevel=stacklevel
-        )
-    if dtype is not None:
+        dim = _get_softmax_dim(name, input.ndim, stacklevel + 1)
+    if dtype is None:
+        input = to_float32(input)
+    else:
         real = jnp.iscomplexobj(input) and not jnp.issubdtype(dtype, jnp.complexfloating)
         input = (input.real if real else input).astype(held_dtype(dtype))
     floating(name, input.dtype)
@@ -732,7 +743,7 @@ def gumbel_softmax(logits: Any, tau: float = 1, hard: bool = False, eps: float =
     """
     if eps != 1e-10:
         warnings.warn("The eps of gumbel_softmax is deprecated and has no effect.", UserWarning, stacklevel=2)
-    x = array(logits, "logits")
+    x = array(to_float32(logits), "logits")
     floating("gumbel_softmax", x.dtype)
     along = axis(dim, x.ndim)
     y = accumulating(jnp.atleast_1d(x))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +14,12 @@ from fnn.functional.normalization import moments, standardize
 from fnn.scope import Cell, write
 
 __all__ = ["batch_norm"]
+
+
+def _verify_batch_size(size: Sequence[int]) -> None:
+    """Raises where there is one value for each channel, in an input of a size (N, C, *)."""
+    if size[0] * math.prod(size[2:]) == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(size)}")
 
 
 def batch_norm(
@@ -63,9 +71,10 @@ def batch_norm(
         x = x.reshape(0, 0)  # torch takes it as a batch of no channels
     if x.ndim < 2:
         raise RuntimeError(f"batch_norm: expected an input of shape (N, C, *), got {x.shape}")
-    values = x.size // max(x.shape[1], 1) * (1 if axis_name is None else lax.axis_size(axis_name))
-    if training and values == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(x.shape)}")
+    shards = 1 if axis_name is None else lax.axis_size(axis_name)
+    values = x.size // max(x.shape[1], 1) * shards
+    if training:
+        _verify_batch_size([len(x) * shards, *x.shape[1:]])
     if eps < 0 or (training and eps == 0):
         raise ValueError(f"batch_norm eps must be {'positive during training' if training else 'non-negative'}, but got {eps}")
     axes = (0, *range(2, x.ndim))

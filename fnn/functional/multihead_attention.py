@@ -6,7 +6,6 @@ import functools
 import math
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from fnn.functional.attention import scaled_dot_product_attention
 from fnn.functional.checks import accumulating, array, floating, known, same_dtype
 from fnn.functional.dropout import dropout
 from fnn.functional.linear import linear
+from fnn.precision import to_float32, to_lower
 
 __all__ = ["KeyValueCache", "multi_head_attention_forward"]
 
@@ -73,43 +73,56 @@ def _append(cache: KeyValueCache, k: jax.Array, v: jax.Array) -> tuple[KeyValueC
     return KeyValueCache(keys, values, position + length), sees, position + length <= room
 
 
-def canonical_mask(mask: Any, name: str, dtype: Any, other: Any = None, other_name: str = "") -> jax.Array | None:
+def _canonical_mask(
+    mask: Any, mask_name: str, other_type: Any, other_name: str, target_type: Any, check_other: bool = True
+) -> jax.Array | None:
     """A mask as what is added to scores: of a bool, where True hides a key, −∞ or 0.
 
     Args:
         mask: bool or floating point, or None.
-        name: what an error calls it.
-        dtype: what a bool becomes.
-        other: a mask that is used with it, and should have the same dtype.
+        mask_name: what an error calls it.
+        other_type: the dtype of a mask that is used with it, which should be the same, or None.
         other_name: what a warning calls that.
+        target_type: what a bool becomes.
+        check_other: whether to look at other_type.
 
     Raises:
         AssertionError: for other dtypes.
     """
     if mask is None:
         return None
-    m = array(mask, name)
-    _check_mask(m, name, None if other is None else array(other, other_name), other_name)
-    return _additive(m, dtype)
+    m = array(mask, mask_name)
+    _check_mask(m, mask_name, other_type if check_other else None, other_name)
+    return _additive(m, target_type)
+
+
+def _none_or_dtype(input: Any) -> Any:
+    return None if input is None else array(input, "input").dtype
 
 
 def _additive(mask: jax.Array, dtype: Any) -> jax.Array:
     return jnp.where(mask, -jnp.inf, 0.0).astype(dtype) if mask.dtype == bool else mask
 
 
-def _check_mask(mask: jax.Array, name: str, other: jax.Array | None = None, other_name: str = "") -> None:
+def _check_mask(mask: jax.Array, name: str, other: Any = None, other_name: str = "") -> None:
     if mask.dtype != bool and not jnp.issubdtype(mask.dtype, jnp.floating):
         raise AssertionError(f"only bool and floating types of {name} are supported, got {mask.dtype.name}")
-    if other is not None and other.dtype != mask.dtype:
+    if other is not None and other != mask.dtype:
         warnings.warn(
             f"Support for mismatched {name} and {other_name} is deprecated. Use same type for both instead: got "
-            f"{mask.dtype.name} and {other.dtype.name}.",
+            f"{mask.dtype.name} and {jnp.dtype(other).name}.",
             UserWarning,
             stacklevel=3,
         )
 
 
-def _check_ranks(q: jax.Array, k: jax.Array, v: jax.Array, padding: Any, mask: Any, num_heads: int) -> None:
+def _mha_shape_check(query: Any, key: Any, value: Any, key_padding_mask: Any, attn_mask: Any, num_heads: int) -> bool:
+    """Whether there is a batch.
+
+    Raises:
+        AssertionError: where the numbers of axes do not go together.
+    """
+    q, k, v, padding, mask = query, key, value, key_padding_mask, attn_mask
     if q.ndim not in (2, 3):
         raise AssertionError(f"query should be unbatched 2D or batched 3D tensor but received a query of shape {q.shape}")
     kind = "batched (3-D)" if q.ndim == 3 else "unbatched (2-D)"
@@ -125,6 +138,7 @@ def _check_ranks(q: jax.Array, k: jax.Array, v: jax.Array, padding: Any, mask: A
         raise AssertionError(f"For {kind} `query`, expected `attn_mask` to be `None`, 2-D or 3-D but found shape {mask.shape}")
     if mask is not None and (q.ndim, mask.ndim) == (2, 3):
         _expect(AssertionError, "attn_mask", mask, num_heads, len(q), len(k))
+    return bool(q.ndim == 3)
 
 
 def _check_sizes(q: jax.Array, k: jax.Array, v: jax.Array, embed_dim: int, heads: int, batch_axis: int, separate: bool) -> None:
@@ -143,23 +157,24 @@ def _expect(error: type[Exception], name: str, x: jax.Array | None, *shape: int)
         raise error(f"Expected {name} of shape {shape}, but got {x.shape}")
 
 
-def _project(
-    inputs: Sequence[jax.Array], shared: Sequence[int], weights: Sequence[jax.Array], bias: jax.Array | None
-) -> Iterator[jax.Array]:
-    """The projections of query, key and value.
+def _in_projection_packed(q: Any, k: Any, v: Any, w: Any, b: Any = None) -> list[jax.Array]:
+    """The projections of query, key and value by a weight, and a bias, that have the rows of all three.
 
-    Args:
-        inputs: the different ones of the three.
-        shared: how many of the three each is.
-        weights: of each of the three, or one with the rows of all.
-        bias: of all, or None.
+    Where key and value, or all three, are one object, one matrix product projects them.
     """
-    places = np.cumsum(shared)[:-1]
-    if len(weights) < len(shared):
-        weights = jnp.split(weights[0], places * (len(weights[0]) // 3))
-    biases = [None] * len(shared) if bias is None else jnp.split(bias, places * (len(bias) // 3))
-    for x, count, weight, part in zip(inputs, shared, weights, biases, strict=True):
-        yield from jnp.split(linear(x, weight, part), count, axis=-1)
+    shared = (1, 1, 1) if k is not v else (3,) if q is k else (1, 2)
+    places = np.cumsum(shared)[:-1] * (w.shape[0] // 3)
+    weights = jnp.split(array(w, "w"), places)
+    biases = [None] * len(shared) if b is None else jnp.split(array(b, "b"), places)
+    parts = zip((q, k, v), shared, weights, biases, strict=False)
+    return [part for x, count, weight, bias in parts for part in jnp.split(linear(x, weight, bias), count, axis=-1)]
+
+
+def _in_projection(
+    q: Any, k: Any, v: Any, w_q: Any, w_k: Any, w_v: Any, b_q: Any = None, b_k: Any = None, b_v: Any = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The projections of query, key and value by a weight, and a bias, of each."""
+    return linear(q, w_q, b_q), linear(k, w_k, b_k), linear(v, w_v, b_v)
 
 
 def _by_head(x: jax.Array, heads: int, batch_first: bool) -> jax.Array:
@@ -288,15 +303,16 @@ def multi_head_attention_forward(
             static_k, static_v = (x.reshape(-1, *x.shape[2:]) for x in cache[:2])
             into = (k_proj_weight, v_proj_weight) if use_separate_proj_weight else (in_proj_weight,) * 2
             key, value = (jnp.zeros((*np.shape(query)[:-1], np.shape(weight)[1]), static_k.dtype) for weight in into)
-    shared = (1, 1, 1) if use_separate_proj_weight or key is not value else (3,) if query is key else (1, 2)
-    q, k, v = array(query, "query"), array(key, "key"), array(value, "value")
+    q = to_lower(array(query, "query"))
+    k = q if key is query else to_lower(array(key, "key"))  # what is one object stays one, and is projected as one
+    v = k if value is key else to_lower(array(value, "value"))
     optional = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask, "in_proj_bias": in_proj_bias, "bias_k": bias_k}
     optional |= {"bias_v": bias_v, "static_k": static_k, "static_v": static_v, "out_proj_bias": out_proj_bias}
-    optional = {name: None if x is None else array(x, name) for name, x in optional.items()}
+    optional = {name: None if x is None else to_lower(array(x, name)) for name, x in optional.items()}
     padding, mask, bias, bias_k, bias_v, static_k, static_v, out_bias = optional.values()
-    _check_ranks(q, k, v, padding, mask, num_heads)
+    unbatched = not _mha_shape_check(q, k, v, padding, mask, num_heads)
     if padding is not None:
-        _check_mask(padding, "key_padding_mask", mask, "attn_mask")
+        _check_mask(padding, "key_padding_mask", _none_or_dtype(mask), "attn_mask")
     if mask is not None:
         _check_mask(mask, "attn_mask")
     elif is_causal:
@@ -305,9 +321,9 @@ def multi_head_attention_forward(
         )
     is_causal = is_causal and padding is None and not need_weights
     mask = None if is_causal else mask
-    unbatched = q.ndim == 2
     if unbatched:
-        q, k, v, batch_first = q[None], k[None], v[None], True
+        batched = {id(x): x[None] for x in (q, k, v)}
+        q, k, v, batch_first = batched[id(q)], batched[id(k)], batched[id(v)], True
         padding = None if padding is None else padding[None]
     _check_sizes(q, k, v, embed_dim_to_check, num_heads, 0 if batch_first else 1, use_separate_proj_weight)
 
@@ -328,7 +344,7 @@ def multi_head_attention_forward(
     for x, (name, weight) in zip((q, k, v) if use_separate_proj_weight else (k,), weights.items(), strict=True):
         if weight is None:
             raise AssertionError(f"use_separate_proj_weight is {use_separate_proj_weight} but {name} is None")
-        weights[name] = array(weight, name)
+        weights[name] = to_lower(array(weight, name))
         _expect(RuntimeError, name, weights[name], 3 * embed_dim // len(weights), x.shape[2])
     _expect(RuntimeError, "in_proj_bias", bias, 3 * embed_dim)
     if (bias_k is None) != (bias_v is None):
@@ -340,7 +356,7 @@ def multi_head_attention_forward(
         if bias_k is not None and optional[name] is not None:
             raise AssertionError(f"bias cannot be added to {name}")
         _expect(AssertionError, name, optional[name], batch * num_heads, source, head_dim)
-    out_weight = array(out_proj_weight, "out_proj_weight")
+    out_weight = to_lower(array(out_proj_weight, "out_proj_weight"))
     _expect(RuntimeError, "out_proj_weight", out_weight, len(out_weight), embed_dim)
     parts = {name: x for name, x in optional.items() if name not in ("key_padding_mask", "attn_mask")}
     same_dtype(_NAME, query=q, key=k, value=v, **weights, **parts, out_proj_weight=out_weight)
@@ -350,8 +366,12 @@ def multi_head_attention_forward(
     if need_weights and merged is not None:
         same_dtype(_NAME, query=q, attn_mask=merged)
 
-    projected = _project((q, k, v)[: len(shared)], shared, list(weights.values()), bias)
-    q, k, v = (_by_head(x, num_heads, batch_first) for x in projected)
+    if use_separate_proj_weight:
+        biases = () if bias is None else jnp.split(bias, 3)
+        q, k, v = _in_projection(q, k, v, *weights.values(), *biases)
+    else:
+        q, k, v = _in_projection_packed(q, k, v, weights["in_proj_weight"], bias)
+    q, k, v = (_by_head(x, num_heads, batch_first) for x in (q, k, v))
     if growing is not None:
         cache, sees, room = _append(growing, k, v)
         k, v = (x.astype(q.dtype) for x in cache[:2])
@@ -364,7 +384,8 @@ def multi_head_attention_forward(
     attention_weights = None
     if need_weights:
         mixed, attention_weights = _attend(q, k, v, merged, dropout_p)
-        attention_weights = (attention_weights.mean(1) if average_attn_weights else attention_weights).astype(q.dtype)
+        attention_weights = attention_weights.mean(1) if average_attn_weights else attention_weights
+        attention_weights = attention_weights.astype(to_float32(q).dtype)
     else:
         mixed = scaled_dot_product_attention(q, k, v, merged, dropout_p, is_causal)
     mixed = mixed.transpose((0, 2, 1, 3) if batch_first else (2, 0, 1, 3))

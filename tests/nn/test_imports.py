@@ -4,6 +4,7 @@ import inspect
 from collections import OrderedDict
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from oracle import assert_close, normal, tensor, torch
 
@@ -209,3 +210,40 @@ def test_private_functions_of_init():
     assert nn.init._no_grad_uniform_(weight, 1.0, 2.0).min() >= 1.0
     assert abs(nn.init._no_grad_normal_(weight, 9.0, 0.1)).min() > 5.0
     assert not nn.init._no_grad_zero_(weight).any()
+
+
+def test_private_parts_of_attention():
+    x, other = normal(3, 2, 4), normal(5, 2, 4)
+    w, b = normal(12, 4), normal(12)
+    for operands in ((x, x, x), (x, other, other), (x, other, other + 1)):
+        ours = nn.functional._in_projection_packed(*map(jnp.asarray, operands), nn.Parameter(w), b)
+        theirs = torch.nn.functional._in_projection_packed(*map(tensor, operands), tensor(w), tensor(b))
+        separate = nn.functional._in_projection(*operands, *np.split(w, 3), *np.split(b, 3))
+        for own, apart, their in zip(ours, separate, theirs, strict=True):
+            assert_close(own, their)
+            assert_close(apart, their)
+    for lib, make in ((nn, jnp.asarray), (torch.nn, tensor)):
+        check = lib.functional._mha_shape_check
+        assert check(make(x), make(x), make(x), None, None, 2) is True
+        assert check(make(x[0]), make(x[0]), make(x[0]), None, None, 2) is False
+        with pytest.raises(AssertionError):
+            check(make(x), make(x[0]), make(x), None, None, 2)
+        with pytest.raises(AssertionError, match="only bool and floating types"):
+            lib.functional._canonical_mask(make(np.ones(2, np.int32)), "mask", None, "", make(x).dtype)
+        with pytest.warns(UserWarning, match="Support for mismatched mask and other is deprecated"):
+            lib.functional._canonical_mask(make(np.ones(2, bool)), "mask", make(x).dtype, "other", make(x).dtype)
+        assert lib.functional._none_or_dtype(None) is None
+        assert lib.functional._none_or_dtype(make(x)) == make(x).dtype
+    mask = np.array([True, False])
+    ours = nn.functional._canonical_mask(mask, "mask", jnp.float32, "other", jnp.float32, check_other=False)
+    assert_close(ours, torch.nn.functional._canonical_mask(tensor(mask), "mask", None, "", torch.float32))
+
+
+def test_other_private_functions():
+    for lib in (nn, torch.nn):
+        with pytest.warns(UserWarning, match="Implicit dimension choice for softmax has been deprecated"):
+            assert [lib.functional._get_softmax_dim("softmax", ndim, 3) for ndim in range(5)] == [0, 0, 1, 0, 1]
+        lib.functional._verify_batch_size([2, 3])
+        for size in ([1, 3], [1, 3, 1, 1], [1, 0]):
+            with pytest.raises(ValueError, match="Expected more than 1 value per channel when training, got input size"):
+                lib.functional._verify_batch_size(size)

@@ -13,7 +13,7 @@ import numpy as np
 
 from fnn import functional as F
 from fnn.functional.checks import array, integer, known
-from fnn.functional.multihead_attention import canonical_mask
+from fnn.functional.multihead_attention import _canonical_mask, _none_or_dtype
 from fnn.nn import init
 from fnn.nn.modules.activation import GELU, ReLU
 from fnn.nn.modules.container import ModuleList
@@ -171,8 +171,9 @@ class TransformerEncoderLayer(_Layer):
             cache: for incremental decoding, as `init_cache` makes it: the output and the new cache are returned. Each position
                 sees those before it and its own, and masks have the room of the cache for their last axis.
         """
-        padding = canonical_mask(src_key_padding_mask, "src_key_padding_mask", src.dtype, src_mask, "src_mask")
-        mask = canonical_mask(src_mask, "src_mask", src.dtype)
+        other = _none_or_dtype(src_mask)
+        padding = _canonical_mask(src_key_padding_mask, "src_key_padding_mask", other, "src_mask", src.dtype)
+        mask = _canonical_mask(src_mask, "src_mask", None, "", src.dtype)
         cached: dict[str, Any] = {} if cache is None else {"cache": dict(cache)}
         x = src
         if self.norm_first:
@@ -372,8 +373,8 @@ class TransformerEncoder(_Stack):
             is_causal: a hint that `mask` hides what comes after each position; by default it is looked at, where known.
             cache: for incremental decoding, as for `TransformerEncoderLayer`.
         """
-        padding = canonical_mask(src_key_padding_mask, "src_key_padding_mask", src.dtype, mask, "mask")
-        added = canonical_mask(mask, "mask", src.dtype)
+        padding = _canonical_mask(src_key_padding_mask, "src_key_padding_mask", _none_or_dtype(mask), "mask", src.dtype)
+        added = _canonical_mask(mask, "mask", None, "", src.dtype)
         causal = self._is_causal(src, mask, is_causal)
         return self._run(src, src_mask=added, is_causal=causal, src_key_padding_mask=padding, cache=cache)
 

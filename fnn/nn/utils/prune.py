@@ -15,7 +15,7 @@ from fnn import random as _random
 from fnn import scope as _scope
 from fnn.arrays import as_array
 from fnn.nn.modules.module import Module
-from fnn.nn.parameter import Buffer, Parameter
+from fnn.nn.parameter import Buffer
 from fnn.nn.utils.recomputed import Recomputed, hide, installed
 from fnn.nn.utils.smallest import smallest
 
@@ -110,7 +110,7 @@ class BasePruningMethod(Recomputed, ABC):
         key = installed(module, BasePruningMethod, name)
         old = None if key is None else module._forward_pre_hooks[key]
         orig = getattr(module, name)
-        if old is None and not isinstance(orig, Parameter):
+        if old is None and module._parameters.get(name) is None:
             raise TypeError(f"cannot prune '{name}' of {type(module).__name__}: it is {type(orig).__name__}, not a Parameter")
         if importance_scores is not None and importance_scores.shape != orig.shape:
             raise AssertionError(
@@ -221,9 +221,10 @@ class PruningContainer(BasePruningMethod):
             if not hasattr(method, "dim"):
                 raise AttributeError('Pruning methods of PRUNING_TYPE "structured" need to have the attribute `dim` defined.')
             dim = method.dim if method.dim >= 0 else method.dim + scores.ndim
-            if dim < 0:
+            if not 0 <= dim < scores.ndim:
                 raise IndexError(f"Index is out of bounds for tensor with dimensions {scores.ndim}")
-            kept = mask.sum(axis=tuple(i for i in range(scores.ndim) if i != dim)) != 0
+            others = tuple(i for i in range(scores.ndim) if i != dim)
+            kept = mask.sum(axis=others or None) != 0  # of a vector, torch takes the whole as the one slice
             place = (slice(None),) * dim + (kept,)
         elif method.PRUNING_TYPE == "global":
             place = ...
@@ -425,9 +426,9 @@ def _norms(t: np.ndarray, n: Any, dim: int) -> np.ndarray:
     """The norm of each slice along an axis, in the dtype of the array."""
     others = tuple(i for i in range(t.ndim) if i != dim)
     exact = t.astype(np.promote_types(t.dtype, np.float32))
+    if (n == "nuc" and len(others) != 2) or (n == "fro" and len(others) > 2):
+        raise RuntimeError(f"the norm {n!r} is that of a matrix, but each slice has {len(others)} axes: give a number")
     if n == "nuc":
-        if len(others) != 2:
-            raise RuntimeError(f"the nuclear norm is that of a matrix, but each slice has {len(others)} axes")
         return np.linalg.norm(exact, "nuc", axis=others).astype(t.dtype)
     if isinstance(n, str) and n != "fro":
         raise RuntimeError(f"Expected norm order n to be a number, 'fro' or 'nuc', got {n!r}")
