@@ -2,6 +2,7 @@
 
 from fnn import functional, nn, optim, precision
 from fnn.compilation import jit
+from fnn.debugging import NanReport, find_nan
 from fnn.precision import GradScaler, Policy, autocast
 from fnn.pure import Layer, bound, functional_call, pure, split, update
 from fnn.random import Generator, manual_seed, rng
@@ -16,6 +17,7 @@ __all__ = [
     "Generator",
     "GradScaler",
     "Layer",
+    "NanReport",
     "Policy",
     "StateError",
     "autocast",
@@ -23,6 +25,7 @@ __all__ = [
     "bound",
     "capture",
     "checkpoint",
+    "find_nan",
     "functional",
     "functional_call",
     "grad",
