@@ -149,7 +149,7 @@ def _like(modules: list[Any]) -> list[list[Cell]]:
 
 
 def _has_hooks(thing: Any) -> bool:
-    return any(value for name, value in vars(thing).items() if name.endswith("_hooks"))
+    return any(value for name, value in vars(thing).items() if name.endswith("_hooks") and "state_dict" not in name)
 
 
 def _difference(attributes: dict[str, Any], others: dict[str, Any]) -> str | None:
