@@ -144,12 +144,21 @@ class _Collector(Scope):
             super().write(cell, value)
 
 
-def _count(tree: Any, infinity: bool) -> Any:
-    """How many NaNs there are in the arrays of a tree."""
+def _floats(tree: Any) -> list[Any]:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, (jax.Array, np.ndarray))]
-    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    counts = [jnp.sum(~jnp.isfinite(leaf) if infinity else jnp.isnan(leaf), dtype=jnp.int32) for leaf in floats]
-    return sum(counts, jnp.zeros((), jnp.int32))
+    return [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+
+@functools.partial(jax.jit, static_argnames="infinity", inline=True)
+def _numbers(outputs: list[Any], arguments: list[Any], parameters: list[Any], infinity: bool) -> Any:
+    """How many NaNs there are in the outputs and in the arguments, and the place of the first parameter that has any, or −1."""
+
+    def count(arrays: list[Any]) -> Any:
+        counts = [jnp.sum(~jnp.isfinite(x) if infinity else jnp.isnan(x), dtype=jnp.int32) for x in arrays]
+        return sum(counts, jnp.zeros((), jnp.int32))
+
+    bad = jnp.array([False, *(count([parameter]) > 0 for parameter in parameters)])
+    return jnp.stack([count(outputs), count(arguments), jnp.argmax(bad) - 1])
 
 
 def _around(infinity: bool) -> tuple[_Collector | None, list[Scope]]:
@@ -167,11 +176,10 @@ def _observe(infinity: bool, module: Any, args: Any, kwargs: Any, out: Any) -> N
         return  # another thread
     held: dict[str, Any] = {}
     for name, handle in (*module._parameters.items(), *module._buffers.items()):
-        if handle is not None and not handle.uninitialized:
+        if handle is not None and not handle.uninitialized and jnp.issubdtype(handle.dtype, jnp.inexact):
             with contextlib.suppress(_scope.StateError):  # raised for a buffer in an apply that was given no state
                 held[name] = handle.value
-    bad = jnp.array([False, *(_count(value, infinity) > 0 for value in held.values())])
-    numbers = jnp.stack([_count(out, infinity), _count((args, kwargs), infinity), jnp.argmax(bad) - 1])
+    numbers = _numbers(_floats(out), _floats((args, kwargs)), list(held.values()), infinity)
     _emit(infinity, _Observation(module, tuple(held)), numbers)
 
 
@@ -286,7 +294,7 @@ def find_nan(target: Any, infinity: bool = False) -> Any:
         name = type(target).__name__ if isinstance(target, Stateful) else getattr(target, "__name__", type(target).__name__)
         if not isinstance(target, Stateful) or not calls:
             calls.append(_Call("", name))
-            rows.append(jnp.array([_count(out, infinity), _count((args, kwargs), infinity), -1]))
+            rows.append(_numbers(_floats(out), _floats((args, kwargs)), [], infinity))
         unseen = tuple(dict.fromkeys(map(path, collector.unseen)))
         table = jnp.stack(rows)
         bad = (table[:, 0] > 0) & (table[:, 1] == 0)
@@ -301,7 +309,7 @@ def _of_tree(tree: Any, infinity: bool, what: str) -> NanReport:
     named = [(name, leaf) for name, leaf in named if hasattr(leaf, "dtype")]
     named.sort(key=lambda pair: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", pair[0])])
     calls = tuple(_Call(name, "array") for name, _ in named)
-    counts = jnp.array([_count(leaf, infinity) for _, leaf in named] or [0])
+    counts = jnp.stack([_numbers(_floats(leaf), [], [], infinity)[0] for _, leaf in named] or [jnp.zeros((), jnp.int32)])
     bad = counts > 0
     index = jnp.where(bad.any(), jnp.argmax(bad), -1)
     return _TreeReport(index, jnp.stack([counts[index], bad.sum(), -1]), calls, (), "tree", what)
