@@ -129,7 +129,7 @@ class BasePruningMethod(Recomputed, ABC):
             module.register_parameter(name + "_orig", orig)
             del module._parameters[name]
             module.register_buffer(name + "_mask", buffer)
-            new.install(module)
+            module.register_forward_pre_hook(new)
             return new
         container = old if isinstance(old, PruningContainer) else PruningContainer(old)
         before = container._pruning_methods

@@ -31,10 +31,6 @@ class Recomputed:
         """Before forward: takes away what else was set as the attribute since, as torch writes over it."""
         hide(module, self.computes)
 
-    def install(self, module: Any) -> None:
-        """Lets the module ask the hook."""
-        module.register_forward_pre_hook(self)
-
 
 def hide(module: Any, name: str) -> None:
     """Takes away a plain attribute, so that the hook is asked for it."""

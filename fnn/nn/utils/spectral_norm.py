@@ -111,7 +111,7 @@ class SpectralNorm(Recomputed):
         _scope.changed()
         for part, size in zip(("_u", "_v"), matrix.shape, strict=True):
             module.register_buffer(name + part, Buffer(unit, (size,), weight._dtype))
-        hook.install(module)
+        module.register_forward_pre_hook(hook)
         module._register_state_dict_hook(SpectralNormStateDictHook(hook))
         module._register_load_state_dict_pre_hook(SpectralNormLoadStateDictPreHook(hook))
         return hook

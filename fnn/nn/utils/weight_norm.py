@@ -74,7 +74,7 @@ class WeightNorm(Recomputed):
         del module._parameters[name]
         module.register_parameter(name + "_g", magnitude)
         module.register_parameter(name + "_v", direction)
-        hook.install(module)
+        module.register_forward_pre_hook(hook)
         return hook
 
     def remove(self, module: Module) -> None:
