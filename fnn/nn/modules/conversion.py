@@ -28,7 +28,15 @@ class ConversionMixin(Stateful):
                 handle.grad = fn(handle.grad)
         return self
 
-    def to(self, *args: Any, device: Any = None, dtype: Any = None, non_blocking: bool = False) -> Self:
+    def to(
+        self,
+        *args: Any,
+        device: Any = None,
+        dtype: Any = None,
+        tensor: Any = None,
+        non_blocking: bool = False,
+        memory_format: Any = None,
+    ) -> Self:
         """Moves parameters and buffers to a device or sharding, and those of floating point to a dtype.
 
         Args:
@@ -36,7 +44,9 @@ class ConversionMixin(Stateful):
                 array whose device and dtype to take, or a device and a dtype.
             device: the device, by name.
             dtype: the dtype, by name; floating or complex.
+            tensor: the array, by name.
             non_blocking: accepted; JAX never blocks here.
+            memory_format: accepted; XLA chooses how arrays lie in memory.
 
         "meta" as the device lets go of all values: shapes and dtypes stay. (Values of new modules are drawn only when they
         are looked at, so building a large model needs no such device.)
@@ -50,7 +60,7 @@ class ConversionMixin(Stateful):
             >>> fnn.nn.Linear(2, 2).to(jnp.bfloat16).weight.dtype.name
             'bfloat16'
         """
-        place, dtype = destination(args, device, dtype)
+        place, dtype = destination((*args, tensor), device, dtype)
         if place == _META:
             place = None
             for handle in self.cells():

@@ -32,6 +32,8 @@ def test_conversions_of_dtypes():
             lambda net: net.bfloat16(),
             lambda net: net.half().float(),
             lambda net: net.to(torch.float16 if nn is torch.nn else jnp.float16),
+            lambda net: net.to(tensor=tensor(np.ones(1, np.float16))),
+            lambda net: net.to(memory_format=torch.channels_last),
             lambda net: net.type(torch.float16 if nn is torch.nn else jnp.float16),
         ):
             net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
