@@ -1,5 +1,6 @@
 """Public classes, methods and functions take torch's arguments: the same names, order and defaults."""
 
+import importlib
 import inspect
 import re
 
@@ -12,7 +13,7 @@ import fnn.nn
 # Ours differ where an initialiser and its shape can be given; torch's deprecation hides what Container takes.
 OWN = {"Module", "Parameter", "Buffer", "Container"}
 # torch's say only *args and **kwargs.
-OPEN = {"forward", "to", "state_dict"}
+OPEN = {"forward", "to", "state_dict", "compile"}
 
 # Functions of C++ whose documentation does not say what they take.
 UNDOCUMENTED = {
@@ -25,10 +26,18 @@ UNDOCUMENTED = {
 FUNCTIONS = [name for name in fnn.functional.__all__ if hasattr(torch.nn.functional, name)]
 INITS = [name for name in vars(fnn.nn.init) if re.fullmatch(r"[a-z]\w*_|calculate_gain", name)]
 CLASSES = [name for name in fnn.nn.__all__ if isinstance(getattr(torch.nn, name, None), type) and name not in OWN]
+
+
+def own_methods(kind):
+    """The methods of a class; of Module also those that it is put together from."""
+    parts = kind.__mro__ if kind is fnn.nn.Module else [kind]
+    return {name: value for part in reversed(parts) for name, value in vars(part).items()}
+
+
 METHODS = [
     (name, method)
     for name in [*CLASSES, "Module"]
-    for method, function in vars(getattr(fnn.nn, name)).items()
+    for method, function in own_methods(getattr(fnn.nn, name)).items()
     if not method.startswith("_") and callable(getattr(getattr(torch.nn, name), method, None)) and callable(function)
     if (name, method) not in {("Module", method) for method in OPEN}
 ]
@@ -80,3 +89,31 @@ def test_constructors(name):
 @pytest.mark.parametrize(("name", "method"), METHODS)
 def test_methods(name, method):
     assert_same_arguments(getattr(getattr(fnn.nn, name), method), getattr(getattr(torch.nn, name), method))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "nn.grad",
+        "nn.modules.module",
+        "nn.utils.clip_grad",
+        "nn.utils.convert_parameters",
+        "nn.utils.fusion",
+        "nn.utils.init",
+        "nn.utils.memory_format",
+        "nn.utils.parametrizations",
+        "nn.utils.parametrize",
+        "nn.utils.prune",
+        "nn.utils.spectral_norm",
+        "nn.utils.stateless",
+        "nn.utils.weight_norm",
+        "optim.swa_utils",
+    ],
+)
+def test_functions_of_a_file(path):
+    ours, theirs = (importlib.import_module(f"{library}.{path}") for library in ("fnn", "torch"))
+    names = [name for name, value in vars(theirs).items() if inspect.isfunction(value) and value.__module__ == theirs.__name__]
+    public = [name for name in names if not name.startswith("_")]
+    assert public
+    for name in public:
+        assert_same_arguments(getattr(ours, name), getattr(theirs, name))
