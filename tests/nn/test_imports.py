@@ -45,7 +45,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.linear import Linear, NonDynamicallyQuantizableLinear
 from torch.nn.modules.loss import _Loss, _WeightedLoss, CrossEntropyLoss
-from torch.nn.modules.module import Module, _IncompatibleKeys
+from torch.nn.modules.module import Module, _IncompatibleKeys, _addindent
+from torch.nn.modules.module import register_module_backward_hook, register_module_full_backward_hook
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.modules.normalization import _shape_t, LayerNorm
 from torch.nn.modules.padding import _ReflectionPadNd, _ReplicationPadNd, _ConstantPadNd

@@ -527,10 +527,16 @@ class Module(StateDictMixin, ConversionMixin, HooksMixin):
     def __repr__(self) -> str:
         extra = self.extra_repr()
         lines = extra.split("\n") if extra else []
-        children = [f"({name}): " + repr(module).replace("\n", "\n  ") for name, module in self._modules.items()]
+        children = [f"({name}): " + _addindent(repr(module), 2) for name, module in self._modules.items()]
         if not children and len(lines) <= 1:
             return f"{self._get_name()}({extra})"
         return f"{self._get_name()}(\n  " + "\n  ".join([*lines, *children]) + "\n)"
+
+
+def _addindent(text: str, spaces: int) -> str:
+    """The text with all its lines but the first indented; a helper that model code imports."""
+    first, *lines = text.split("\n")
+    return "\n".join([first, *(" " * spaces + line if line.strip() else "" for line in lines)])
 
 
 def _call_compiled(module: Module, structure: Any, arrays: list[Any]) -> Any:
