@@ -213,8 +213,9 @@ class Policy:
         >>> import fnn, jax.numpy as jnp
         >>> net = fnn.nn.Sequential(fnn.nn.Linear(4, 3), fnn.nn.ReLU())
         >>> policy = fnn.Policy(parameters=jnp.float32, computation=jnp.bfloat16, output=jnp.float32)
-        >>> policy.apply(net)(jnp.ones((2, 4))).dtype.name, net.get_submodule("0")(jnp.ones((2, 4))).dtype.name
-        ('float32', 'float32')
+        >>> y, values = fnn.capture(policy.apply(net), ["0"])(jnp.ones((2, 4)))
+        >>> net[0].weight.dtype.name, values["0"].dtype.name, y.dtype.name
+        ('float32', 'bfloat16', 'float32')
     """
 
     parameters: Any = jnp.float32
@@ -269,10 +270,15 @@ def _governed(policy: Policy, module: Any, forward: Callable[..., Any], *args: A
 
 
 def _converting(dtype: Any, module: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    if any(cell.uninitialized for cell in module.cells()):
+        raise _scope.StateError(
+            f"a Policy that computes in {dtype.name} converts parameters, and {type(module).__name__} has lazy ones: call the "
+            "module once before Policy.apply"
+        )
     args, kwargs = _floats_to(dtype, (args, kwargs))
 
     def attempt(token: bool) -> Any:
-        own = {cell: cell.value for cell in module.cells() if not cell.uninitialized}
+        own = {cell: cell.value for cell in module.cells()}
         held = {cell: _floats_to(dtype, value) for cell, value in own.items()}
         with Scope(held, token=token) as scope:
             out = plain(forward(*args, **kwargs))
@@ -361,6 +367,12 @@ class GradScaler(Stateful):
         touch(self)
         yield from (self._scale, self._tracker, *self._found.values())
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_found"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _found=weakref.WeakKeyDictionary())
+
     def _known(self, optimizer: Any) -> Cell:
         if optimizer not in self._found:
             cell = self._found[optimizer] = Cell(np.array([False, True, False]), "what a GradScaler found in gradients")
@@ -425,8 +437,9 @@ class GradScaler(Stateful):
             optimizer.step(grads, **extra)
             return
 
+        divided = self._divide(optimizer, grads)
+
         def attempt(token: bool) -> Any:
-            divided = self._divide(optimizer, grads)
             with Scope(token=token) as scope:
                 optimizer.step(divided, **extra)
             return scope.written

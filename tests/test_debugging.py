@@ -45,9 +45,7 @@ WAYS = {
     "in fnn.jit": lambda net: fnn.jit(fnn.find_nan(net)),
     "in jax.jit": lambda net: jax.jit(fnn.find_nan(net)),
     "around fnn.jit": lambda net: fnn.find_nan(fnn.jit(net)),
-    "around fnn.jit of a function": lambda net: fnn.find_nan(fnn.jit(lambda x: net(x))),
     "around value_and_grad": lambda net: fnn.find_nan(value_and_grad(net)),
-    "in fnn.jit, around value_and_grad": lambda net: fnn.jit(fnn.find_nan(value_and_grad(net))),
     "in value_and_grad": lambda net: (
         lambda x: fnn.value_and_grad(
             lambda net: (lambda out, report: (out.sum(), report))(*fnn.find_nan(net)(x)), has_aux=True
