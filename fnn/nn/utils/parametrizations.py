@@ -113,7 +113,8 @@ class _Orthogonal(Module):
             self.register_buffer("base", None)
 
     def forward(self, x: Any) -> jax.Array:
-        return _turned(x, self.base.value if hasattr(self, "base") else None, self.orthogonal_map)
+        base = getattr(self, "base", None)  # without a value where it is not the first parametrization
+        return _turned(x, None if base is None else base.value, self.orthogonal_map)
 
     def right_inverse(self, value: Any) -> jax.Array:
         given = array(value, "value")
@@ -286,37 +287,34 @@ class _SpectralNorm(Module):
         self.eps = eps
         if ndim > 1:
             self.n_power_iterations = n_power_iterations
-            for name, size in zip(("_u", "_v"), jax.eval_shape(self._matrix, weight).shape, strict=True):
+            matrix = jax.eval_shape(functools.partial(_matrix, dim=self.dim), weight)
+            for name, size in zip(("_u", "_v"), matrix.shape, strict=True):
                 self.register_buffer(name, Buffer(jnp.zeros(size, weight.dtype)))
             self._estimate(weight)
-
-    def _matrix(self, weight: Any) -> jax.Array:
-        weight = jnp.moveaxis(jnp.asarray(weight), self.dim, 0)
-        return weight.reshape(len(weight), -1)
 
     def _estimate(self, weight: Any) -> None:
         """Draws vectors, and brings them near to the singular ones."""
         if weight.ndim > 1:
-            vectors = (
-                normalize(jax.random.normal(_random.next_key(), size.shape, size.dtype), dim=0, eps=self.eps)
-                for size in (self._u, self._v)
-            )
-            self._u.value, self._v.value = _iterated(self._matrix(weight), *vectors, self.eps, 15)
+            self._u.value, self._v.value = _begun(weight, _random.next_key(), self.dim, self.eps)
 
     def forward(self, weight: Any) -> jax.Array:
         if weight.ndim == 1:
             return normalize(weight, dim=0, eps=self.eps)
-        matrix, u, v = self._matrix(weight), self._u.value, self._v.value
-        if self.training:
-            u, v = _iterated(lax.stop_gradient(matrix), u, v, self.eps, self.n_power_iterations)
+        times = self.n_power_iterations if self.training else 0
+        result, u, v = _normalized(weight, self._u.value, self._v.value, self.dim, self.eps, times)
+        if times:
             self._u.value, self._v.value = u, v
-        return weight / jnp.vdot(u, matrix @ v)
+        return result
 
     def right_inverse(self, value: Any) -> Any:
         return value
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+def _matrix(weight: Any, dim: int) -> jax.Array:
+    weight = jnp.moveaxis(jnp.asarray(weight), dim, 0)
+    return weight.reshape(len(weight), -1)
+
+
 def _iterated(matrix: jax.Array, u: jax.Array, v: jax.Array, eps: float, times: int) -> tuple[jax.Array, jax.Array]:
     """The vectors after some power iterations."""
 
@@ -325,6 +323,27 @@ def _iterated(matrix: jax.Array, u: jax.Array, v: jax.Array, eps: float, times: 
         return u, normalize(_adjoint(matrix) @ u, dim=0, eps=eps)
 
     return lax.fori_loop(0, times, step, (u, v))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _begun(weight: jax.Array, key: jax.Array, dim: int, eps: float) -> tuple[jax.Array, jax.Array]:
+    """Random vectors after 15 power iterations, as torch does."""
+    matrix = _matrix(weight, dim)
+    u, v = (
+        normalize(jax.random.normal(part, (size,), matrix.dtype), dim=0, eps=eps)
+        for part, size in zip(jax.random.split(key), matrix.shape, strict=True)
+    )
+    return _iterated(matrix, u, v, eps, 15)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _normalized(
+    weight: jax.Array, u: jax.Array, v: jax.Array, dim: int, eps: float, times: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The weight divided by the estimate of its norm after some power iterations, and the vectors then."""
+    matrix = _matrix(weight, dim)
+    u, v = _iterated(lax.stop_gradient(matrix), u, v, eps, times)
+    return weight / jnp.vdot(u, matrix @ v), u, v
 
 
 def spectral_norm(
