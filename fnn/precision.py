@@ -294,8 +294,8 @@ def _floats_to(dtype: Any, tree: Any) -> Any:
     """The tree with its floating-point arrays in a dtype."""
 
     def convert(leaf: Any) -> Any:
-        floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
-        return to_array(leaf).astype(dtype) if floating else leaf
+        floating = isinstance(leaf, (jax.Array, np.ndarray)) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(leaf, dtype) if floating else leaf
 
     return jax.tree.map(convert, tree)
 
