@@ -18,7 +18,7 @@ from fnn import random as _random
 from fnn import scope as _scope
 from fnn.captures import Captures
 from fnn.guards import Guards, Recorder, Stateful, refuse_leaks, touch
-from fnn.leaks import refuse_leaks_of_hooks
+from fnn.leaks import end_leaks_of_hooks
 from fnn.scope import Cell, Scope
 from fnn.transforms import plain
 
@@ -88,8 +88,7 @@ class _Form:
         if missed or to_donate:
             raise _Miss(missed, to_donate)
         refuse_leaks(thing for thing, _ in recorder.seen.values())
-        if scope.root is scope:
-            refuse_leaks_of_hooks(scope.hooked)
+        end_leaks_of_hooks(scope.hooked)
         captures.release()
         self.captures = captures
         self.guards = Guards(recorder, epoch, self.guards)

@@ -8,11 +8,12 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax
+
 from fnn import scope as _scope
 from fnn.guards import Stateful
 
 _DEPTH = 4  # how far into functions, containers and objects to look
-_GONE: Any = object()
 
 Place = Callable[[Any], None]  # puts a value where another one is kept
 
@@ -30,17 +31,35 @@ def kept_by_hooks(modules: Iterable[Any]) -> tuple[list[Any], list[Place]]:
     return values, places
 
 
-def refuse_leaks_of_hooks(modules: Iterable[Any]) -> None:
-    """Raises where a hook of a module keeps a traced value; takes it out first. For the end of an outermost trace."""
-    values, places = kept_by_hooks(modules)
-    for place in places:
-        place(_GONE)
-    if values:
+class Ended:
+    """Stands where a hook kept a traced value of a compiled function, since that value ended with its trace."""
+
+    def _refuse(self, *args: Any) -> Any:
         raise _scope.StateError(
-            f"a hook kept a traced value of shape {getattr(values[0], 'shape', '?')}, where it would outlive its "
-            "transformation. Take intermediate values as results with fnn.capture(module, names), or let the hook keep Python "
-            "values such as shapes."
+            "a hook kept this value of a function that was compiled, and it ended with the trace. Take intermediate values as "
+            "results with fnn.capture(module, names), or let the hook keep Python values such as shapes."
         )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)  # Python asks for these, such as __deepcopy__
+        return self._refuse()
+
+    __jax_array__ = __array__ = __bool__ = __float__ = __int__ = __iter__ = __len__ = __getitem__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __matmul__ = __truediv__ = __pow__ = __neg__ = _refuse
+
+    def __repr__(self) -> str:
+        return "<a value of a trace that has ended; fnn.capture gives such values as results>"
+
+
+jax.tree_util.register_pytree_node(Ended, Ended._refuse, Ended._refuse)  # jnp functions flatten their arguments
+
+
+def end_leaks_of_hooks(modules: Iterable[Any]) -> None:
+    """Puts `Ended` where hooks of modules keep a traced value. For the end of an outermost trace."""
+    _, places = kept_by_hooks(modules)
+    for place in places:
+        place(Ended())
 
 
 def _traced_in(thing: Any, seen: set[int], depth: int) -> Iterator[tuple[Any, Place]]:
@@ -67,38 +86,24 @@ def _parts(thing: Any) -> Iterator[tuple[Any, Place]]:
     elif isinstance(thing, types.FunctionType):
         for cell in thing.__closure__ or ():
             with contextlib.suppress(ValueError):  # raised for a name that is not assigned yet
-                yield cell.cell_contents, functools.partial(_set_variable, functools.partial(setattr, cell, "cell_contents"))
+                yield cell.cell_contents, functools.partial(setattr, cell, "cell_contents")
         space = thing.__globals__
         for name in thing.__code__.co_names:
             if name in space and not isinstance(space[name], types.FunctionType):
-                yield space[name], functools.partial(_set_variable, functools.partial(space.__setitem__, name))
+                yield space[name], functools.partial(space.__setitem__, name)
     elif isinstance(thing, list):
         yield from ((part, functools.partial(_set_item, thing, part)) for part in thing)
     elif isinstance(thing, dict):
-        yield from ((part, functools.partial(_set_key, thing, key)) for key, part in thing.items())
+        yield from ((part, functools.partial(thing.__setitem__, key)) for key, part in thing.items())
     elif isinstance(thing, tuple):
         yield from ((part, _nowhere) for part in thing)
     elif hasattr(thing, "__dict__") and not hasattr(thing, "__array__"):
-        yield from ((part, functools.partial(_set_key, vars(thing), name)) for name, part in vars(thing).items())
+        yield from ((part, functools.partial(vars(thing).__setitem__, name)) for name, part in vars(thing).items())
 
 
 def _nowhere(value: Any) -> None:
     """What is part of a callable object stays."""
 
 
-def _set_variable(assign: Place, value: Any) -> None:
-    assign(None if value is _GONE else value)
-
-
 def _set_item(items: list[Any], old: Any, value: Any) -> None:
-    for i, item in enumerate(items):
-        if item is old:
-            items[i : i + 1] = [] if value is _GONE else [value]
-            return
-
-
-def _set_key(table: dict[Any, Any], key: Any, value: Any) -> None:
-    if value is _GONE:
-        table.pop(key, None)
-    else:
-        table[key] = value
+    items[:] = [value if item is old else item for item in items]

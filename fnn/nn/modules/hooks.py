@@ -76,9 +76,9 @@ class HooksMixin(Stateful):
     """What a Module does with hooks of its calls; the hooks of all modules are one more instance.
 
     Under `fnn.jit`, `jax.jit` and other transformations hooks run while JAX traces: once a trace, with traced values.
-    A compiled function follows when hooks are added or removed. What a hook keeps of a trace ends with it, so a hook that
-    puts traced values into a list, dict, object or variable makes `fnn.jit` and the gradients of fnn raise a StateError;
-    `fnn.capture(module, names)` returns intermediate values as results.
+    A compiled function follows when hooks are added or removed. What a hook keeps, in a list, dict, object or variable, can
+    be used as long as the trace lasts; after `fnn.jit` any use of it raises a StateError, after the eager gradients of fnn
+    it is an ordinary array. `fnn.capture(module, names)` returns intermediate values as results.
     """
 
     _is_full_backward_hook: bool | None

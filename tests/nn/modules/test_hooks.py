@@ -1,5 +1,6 @@
 """Hooks of calls and gradients: the same calls on torch and on fnn show and change the same."""
 
+import copy
 import functools
 import itertools
 import warnings
@@ -13,6 +14,7 @@ import torch
 from oracle import assert_close, normal
 
 import fnn
+from fnn.leaks import Ended
 
 W, X = normal(3, 2), normal(4, 2)
 
@@ -473,18 +475,46 @@ def leaks():
     }
 
 
+def held(kept):
+    return jax.tree.leaves(kept(), is_leaf=lambda value: isinstance(value, Ended))
+
+
 @pytest.mark.parametrize("kind", list(leaks()))
-def test_a_traced_value_that_a_hook_keeps_is_refused_and_let_go(kind):
+def test_what_a_hook_keeps_of_a_compiled_function_ends_with_the_trace(kind):
     hook, kept = leaks()[kind]
     net, x = linear(Fnn), jnp.asarray(X)
     expected = net(x)
     handle = net.register_forward_hook(hook)
     for _ in range(2):
-        with pytest.raises(fnn.StateError, match=r"kept a traced value.*fnn\.capture"):
-            fnn.jit(net)(x)
-        assert not jax.tree.leaves(kept()), kind
+        assert_close(fnn.jit(lambda x: net(x) * (held(kept)[-1] * 0 + 1))(x), expected)  # in the trace it is there
+        values = held(kept)
+        assert all(isinstance(value, Ended) for value in values)
+        value = values[0]
+        uses = (lambda: value + 1, lambda: value.sum(), lambda: jnp.sin(value), lambda: np.asarray(value), lambda: 2.0 * value)  # noqa: B023
+        for use in uses:
+            with pytest.raises(fnn.StateError, match=r"fnn\.capture"):
+                use()
+        assert "fnn.capture" in repr(value)
+        copy.deepcopy(value)
     handle.remove()
     assert_close(fnn.jit(net)(x), expected)
+
+
+def test_a_loss_of_features_that_hooks_keep():
+    """A perceptual loss: hooks put features into a dict, and the loss uses them."""
+    net, features, x = fnn.nn.Sequential(linear(Fnn), fnn.nn.ReLU()), {}, jnp.asarray(X)
+    net[0].register_forward_hook(lambda module, args, out: features.update(first=out))
+
+    def loss(net):
+        return net(x).sum() + (features["first"] ** 2).sum()
+
+    compiled = fnn.jit(lambda net: fnn.value_and_grad(loss)(net))
+    eager, grads = fnn.value_and_grad(loss)(net)
+    assert_close(features["first"], net[0](x))
+    for _ in range(2):
+        value, got = compiled(net)
+        assert_close(value, eager)
+        jax.tree.map(assert_close, got, grads)
 
 
 @pytest.mark.parametrize("kind", list(leaks()))
