@@ -102,6 +102,29 @@ def groups():
     assert moved[0] > 5 * moved[1] > 0
 
 
+def coupled_decay():
+    ours, theirs = nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    ours.load_state_dict(theirs.state_dict())
+    optimizer = fnn.optim.Optimizer(ours, optax.chain(optax.add_decayed_weights(0.1), optax.adam(1e-2)))
+    optimizer.step(fnn.grad(lambda net: net(X).sum())(ours))
+    theirs(torch.tensor(np.asarray(X))).sum().backward()
+    torch.optim.Adam(theirs.parameters(), lr=1e-2, weight_decay=0.1).step()
+    np.testing.assert_allclose(ours.weight, theirs.weight.detach(), rtol=1e-4)
+
+
+def closures():
+    net = Net()
+    optimizer = fnn.optim.Optimizer(net, optax.lbfgs())
+
+    @fnn.jit
+    def step():
+        loss, grads = fnn.value_and_grad(loss_of)(net)
+        optimizer.step(grads, value=loss, grad=grads, value_fn=lambda _: loss_of(net))
+        return loss
+
+    assert step() > step()
+
+
 def add_param_group():
     net = Net()
     net.body.requires_grad_(False)
@@ -158,6 +181,22 @@ def mixed_precision():
         grads = fnn.grad(lambda net: scaler.scale(loss_of(net)))(net)
     scaler.step(optimizer, grads)
     scaler.update()
+
+
+def products_in_lower_precision():
+    with fnn.autocast():
+        a, b = fnn.precision.to_lower(X, X.T)
+    assert (a @ b).dtype == jnp.bfloat16
+
+
+def policy():
+    net = Net()
+    fnn.Policy(parameters=jnp.float32, computation=jnp.bfloat16, output=jnp.float32).apply(net)
+    assert net(X).dtype == net.head.weight.dtype == jnp.float32
+    seen = []
+    with net.body.register_forward_hook(lambda module, args, out: seen.append(out.dtype)):
+        net(X)
+    assert seen == [jnp.bfloat16]
 
 
 def detect_anomaly():
@@ -289,15 +328,19 @@ TESTED = {
     "`torch.no_grad()`": no_grad,
     "`torch.autograd.Function`": autograd_function,
     "`y.register_hook(f)`": hook_of_a_tensor,
-    "`torch.optim.Adam(": steps,
+    "`torch.optim.Adam(net.parameters(), lr": steps,
     "`optimizer.step()`": steps,
     "`torch.optim.AdamW(": groups,
+    "`torch.optim.Adam(net.parameters(), weight_decay": coupled_decay,
+    "`optimizer.step(closure)`": closures,
     "`optimizer.add_param_group": add_param_group,
     "`CosineAnnealingLR": schedulers,
     "`optimizer.param_groups": learning_rate_by_hand,
     "`nn.utils.clip_grad_norm_": clipping,
     "`torch.optim.swa_utils": averaged_model,
     "`torch.autocast": mixed_precision,
+    "`a @ b` under autocast": products_in_lower_precision,
+    "`MixedPrecisionPolicy": policy,
     "`torch.autograd.set_detect_anomaly": detect_anomaly,
     "`torch.compile": compiled,
     "`if y.sum() > 0:`": branches,
