@@ -141,6 +141,9 @@ class _Source:
 
     __hash__ = object.__hash__
 
+    def __deepcopy__(self, memo: Any) -> _Source:
+        return self
+
 
 class ParametrizationList(ModuleList):
     """The parametrizations of one parameter or buffer, and what it is computed from: `module.parametrizations.weight`.

@@ -410,6 +410,18 @@ def test_init_takes_the_right_inverse_with_the_fresh_values_of_the_parametrizati
     assert 0.5 / np.sqrt(3) < largest <= 1 / np.sqrt(3) + 1e-6
 
 
+def test_init_of_a_copy_draws_anew_also_where_the_initialiser_is_an_object():
+    class Sevens:
+        def __call__(self, key, shape, dtype):
+            return jnp.full(shape, 7, dtype)
+
+    layer = nn.Linear(3, 3)
+    layer.weight.initialize(Sevens())
+    copied = copy.deepcopy(register(nn, layer, "weight", classes(nn, jnp)["Double"]()))
+    copied.weight = jnp.zeros((3, 3))
+    assert (fnn.pure(copied).init(0)[0]["parametrizations"]["weight"]["original"] == 3.5).all()
+
+
 def test_init_of_originals_that_were_given_values_or_other_initial_values():
     layer = nn.Linear(3, 3)
     layer.weight = nn.Parameter(WEIGHT)
