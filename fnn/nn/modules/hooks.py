@@ -176,10 +176,6 @@ class HooksMixin(Stateful):
         self._is_full_backward_hook = full
         return add_hook(self._backward_hooks, hook, prepend=prepend)
 
-    def _has_hooks(self) -> bool:
-        """Whether a call of this module has hooks around it, its own or those of all modules."""
-        return _any_hooks(self) or _any_hooks(every_module)
-
     def _own_hooks(self) -> Iterator[Hook]:
         for registry in ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
             yield from (hook for _, hook in _of(self, registry))
@@ -236,10 +232,6 @@ class HooksMixin(Stateful):
         return hook(self, args, out)
 
 
-def _any_hooks(module: Any) -> bool:
-    return bool(module._forward_pre_hooks or module._forward_hooks or module._backward_hooks or module._backward_pre_hooks)
-
-
 class _EveryModule(HooksMixin):
     """The hooks of all modules, which run before those of each."""
 
@@ -251,6 +243,9 @@ class _EveryModule(HooksMixin):
 
 every_module = _EveryModule()
 guards.ALWAYS.append(every_module)
+hooks_of_every_module = [
+    vars(every_module)[name] for name in ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+]
 
 
 def _of(module: Any, registry: str) -> list[tuple[int, Hook]]:

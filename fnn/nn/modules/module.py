@@ -17,6 +17,7 @@ from fnn.nn.modules.conversion import ConversionMixin
 from fnn.nn.modules.hooks import (
     HooksMixin,
     RemovableHandle,
+    hooks_of_every_module,
     register_module_backward_hook,
     register_module_buffer_registration_hook,
     register_module_forward_hook,
@@ -451,19 +452,12 @@ class Module(StateDictMixin, ConversionMixin, HooksMixin):
             >>> net(jnp.ones(2)).shape
             (1,)
         """
-        self._compiled_call_impl = None if disable else jit(_call_compiled, static_argnums=1)
+        self._compiled_call_impl = None if disable else jit(_call_again, static_argnums=1)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls `forward`, and the hooks around it."""
-        compiled = self._compiled_call_impl
-        if compiled is None:
-            return self._call_impl(*args, **kwargs)
-        leaves, tree = jax.tree.flatten((args, kwargs))
-        places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray, np.generic, Stateful)))
-        static = tuple(None if i in places else leaf for i, leaf in enumerate(leaves))
-        return compiled(self, (tree, places, static), [leaves[i] for i in places])
-
-    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
+        if self._compiled_call_impl is not None:
+            return self._call_compiled(args, kwargs)
         scope = _scope.current()
         if scope is not None and not scope.restarts:
             return self._call(args, kwargs)
@@ -479,12 +473,19 @@ class Module(StateDictMixin, ConversionMixin, HooksMixin):
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             touch(self)
-            if self._has_hooks():
+            hooked = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
+            if hooked or any(hooks_of_every_module):
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
         except Exception as error:
             self._note_place(error)
             raise
+
+    def _call_compiled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray, np.generic, Stateful)))
+        static = tuple(None if i in places else leaf for i, leaf in enumerate(leaves))
+        return self._compiled_call_impl(self, (tree, places, static), [leaves[i] for i in places])
 
     def _note_place(self, error: Exception) -> None:
         """Says in the error where in the model it happened: the innermost module, by its path from the outermost."""
@@ -539,10 +540,10 @@ def _addindent(text: str, spaces: int) -> str:
     return "\n".join([first, *(" " * spaces + line if line.strip() else "" for line in lines)])
 
 
-def _call_compiled(module: Module, structure: Any, arrays: list[Any]) -> Any:
+def _call_again(module: Module, structure: Any, arrays: list[Any]) -> Any:
     tree, places, static = structure
     leaves = list(static)
     for i, array in zip(places, arrays, strict=True):
         leaves[i] = array
     args, kwargs = jax.tree.unflatten(tree, leaves)
-    return module._call_impl(*args, **kwargs)
+    return module._call(args, kwargs)
