@@ -193,7 +193,11 @@ class jit:
         self._lock = threading.RLock()
 
     def __reduce__(self) -> Any:
-        options = {"static_argnums": self._static_argnums, "static_argnames": self._static_argnames, "donate": self.donate}
+        options: dict[str, Any] = {
+            "static_argnums": self._static_argnums,
+            "static_argnames": self._static_argnames,
+            "donate": self.donate,
+        }
         return functools.partial(type(self), **options), (self.__wrapped__,)  # a copy compiles for itself
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:

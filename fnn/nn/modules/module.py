@@ -171,7 +171,7 @@ class Module(StateDictMixin, ConversionMixin, HooksMixin):
             self._modules[name] = registered(self, "module", name, None)
         elif isinstance(value, Buffer):
             self._make_room(name, "_buffers")
-            self._add_buffer(name, value, value.persistent)
+            self.register_buffer(name, value, value.persistent)
         elif name in attributes.get("_buffers", ()):
             if value is None:
                 self._buffers[name] = None

@@ -18,7 +18,7 @@ from fnn.nn.modules.conv import ConvTranspose1d, ConvTranspose2d, ConvTranspose3
 from fnn.nn.modules.module import Module
 from fnn.nn.parameter import Buffer, Handle
 from fnn.nn.utils.parametrize import register_parametrization
-from fnn.nn.utils.weight_norm import _norm as norm_except_dim
+from fnn.nn.utils.weight_norm import norm_except_dim
 
 __all__ = ["orthogonal", "spectral_norm", "weight_norm"]
 

@@ -18,7 +18,7 @@ __all__ = ["WeightNorm", "remove_weight_norm", "weight_norm"]
 M = TypeVar("M", bound=Module)
 
 
-def _norm(v: jax.Array, dim: int) -> jax.Array:
+def norm_except_dim(v: jax.Array, dim: int) -> jax.Array:
     """The norms of all slices along an axis, with the other axes kept; of the whole, without axes, for dim -1."""
     along = None if dim == -1 else tuple(i for i in range(v.ndim) if i != axis(dim, v.ndim))
     squares = jnp.square(accumulating(v)).sum(along, keepdims=dim != -1)
@@ -45,7 +45,7 @@ class WeightNorm(Recomputed):
     def compute_weight(self, module: Module) -> jax.Array:
         """`g v / ‖v‖`, for the values that the module holds now."""
         g, v = (jnp.asarray(getattr(module, self.name + part)) for part in ("_g", "_v"))
-        return v * (g / _norm(v, self.dim))
+        return v * (g / norm_except_dim(v, self.dim))
 
     compute = compute_weight
 
@@ -69,7 +69,7 @@ class WeightNorm(Recomputed):
         if name not in module._parameters:
             raise KeyError(name)
         hook = WeightNorm(name, dim)
-        magnitude = derived(weight, lambda v: _norm(v, hook.dim))
+        magnitude = derived(weight, lambda v: norm_except_dim(v, hook.dim))
         direction = derived(weight, lambda v: v)
         del module._parameters[name]
         module.register_parameter(name + "_g", magnitude)

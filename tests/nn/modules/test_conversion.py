@@ -275,3 +275,14 @@ def test_what_a_parameter_says_of_itself():
     same(scenario)
     p = fnn.nn.Linear(3, 2).weight
     assert p.size == p.value.size == jnp.size(p) == 6
+
+
+def test_a_buffer_takes_no_name_that_means_something_else():
+    def scenario(nn, tensor):
+        layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+        for name in ("weight", "forward"):
+            with pytest.raises(KeyError, match="already exists"):
+                setattr(layer, name, nn.Buffer(tensor(np.ones(2, np.float32))))
+        return [name for name, _ in layer.named_buffers()]
+
+    same(scenario)
