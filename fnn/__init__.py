@@ -8,12 +8,14 @@ from fnn.pure import Layer, bound, functional_call, pure, split, update
 from fnn.random import Generator, manual_seed, rng
 from fnn.scan import scan_layers
 from fnn.scope import StateError
+from fnn.serialization import CheckpointError, load, save
 from fnn.summary import summary
 from fnn.transforms import backward, capture, checkpoint, grad, value_and_grad
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckpointError",
     "Generator",
     "GradScaler",
     "Layer",
@@ -30,12 +32,14 @@ __all__ = [
     "functional_call",
     "grad",
     "jit",
+    "load",
     "manual_seed",
     "nn",
     "optim",
     "precision",
     "pure",
     "rng",
+    "save",
     "scan_layers",
     "split",
     "summary",

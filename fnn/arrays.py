@@ -64,7 +64,18 @@ def declared(value: Any, dtype: Any = None) -> tuple[jax.Array, np.dtype]:
     if dtype is None and not isinstance(value, (np.ndarray, np.generic)) and not is_tensor(value):
         dtype = {"f": np.float32, "c": np.complex64}.get(source.dtype.kind)  # Python numbers are single, as in torch
     asked = np.dtype(source.dtype if dtype is None else dtype)
+    return jnp.array(fitted(source, asked)), asked
+
+
+def fitted(source: np.ndarray, asked: np.dtype) -> np.ndarray:
+    """The values in the dtype that JAX holds values of the asked dtype in; the array itself where it has that already.
+
+    Raises:
+        OverflowError: where a number does not fit.
+    """
     held = held_dtype(asked)
+    if source.dtype == held:
+        return source
     with np.errstate(over="ignore"):
         array = source.astype(held)
     lost: Any = False
@@ -77,7 +88,7 @@ def declared(value: Any, dtype: Any = None) -> tuple[jax.Array, np.dtype]:
             f"a value of {asked.name} from {source.min()} to {source.max()} does not fit {held.name}, in which JAX holds it; "
             "enable 64 bits with jax.config.update('jax_enable_x64', True)"
         )
-    return jnp.array(array), asked
+    return array
 
 
 def exported(array: jax.Array, dtype: np.dtype) -> Any:
