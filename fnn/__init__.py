@@ -1,6 +1,7 @@
 """torch.nn on JAX: every layer as a pair of pure functions, and as the Module that PyTorch users know."""
 
 from fnn import functional, nn, optim, precision
+from fnn.checkpoints import CheckpointManager, load_checkpoint, save_checkpoint
 from fnn.compilation import jit
 from fnn.debugging import NanReport, find_nan
 from fnn.precision import GradScaler, Policy, autocast
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "CheckpointManager",
     "Generator",
     "GradScaler",
     "Layer",
@@ -33,6 +35,7 @@ __all__ = [
     "grad",
     "jit",
     "load",
+    "load_checkpoint",
     "manual_seed",
     "nn",
     "optim",
@@ -40,6 +43,7 @@ __all__ = [
     "pure",
     "rng",
     "save",
+    "save_checkpoint",
     "scan_layers",
     "split",
     "summary",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.scope import Cell
+from fnn.scope import Cell, is_tracer
 
 
 def is_tensor(value: Any) -> bool:
@@ -16,7 +16,8 @@ def is_tensor(value: Any) -> bool:
     return any(kind.__module__.partition(".")[0] == "torch" for kind in type(value).__mro__) and hasattr(value, "detach")
 
 
-def _from_tensor(tensor: Any) -> np.ndarray:
+def from_tensor(tensor: Any) -> np.ndarray:
+    """The values of a torch tensor as numpy has them."""
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     name = str(tensor.dtype).removeprefix("torch.")
     if name == "bfloat16" or name.startswith("float8"):
@@ -60,7 +61,7 @@ def declared(value: Any, dtype: Any = None) -> tuple[jax.Array, np.dtype]:
         asked = np.dtype(value.dtype if dtype is None else dtype)
         # Also takes away a weak type, which would make a compiled function compile again.
         return jax.lax.convert_element_type(value, held_dtype(asked)), asked
-    source = _from_tensor(value) if is_tensor(value) else np.asarray(value)
+    source = from_tensor(value) if is_tensor(value) else np.asarray(value)
     if dtype is None and not isinstance(value, (np.ndarray, np.generic)) and not is_tensor(value):
         dtype = {"f": np.float32, "c": np.complex64}.get(source.dtype.kind)  # Python numbers are single, as in torch
     asked = np.dtype(source.dtype if dtype is None else dtype)
@@ -94,3 +95,10 @@ def fitted(source: np.ndarray, asked: np.dtype) -> np.ndarray:
 def exported(array: jax.Array, dtype: np.dtype) -> Any:
     """The array as a state_dict has it: a numpy array where the declared dtype has more bits than JAX holds."""
     return np.asarray(array).astype(dtype) if array.dtype != dtype and held_dtype(dtype) == array.dtype else array
+
+
+def beside(array: jax.Array, old: Any) -> jax.Array:
+    """The array where an old one is, unless it says where it is itself, or one of them is traced."""
+    if not isinstance(old, jax.Array) or is_tracer(array) or is_tracer(old) or array.committed or not old.committed:
+        return array
+    return jax.device_put(array, old.sharding)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -153,11 +153,18 @@ class Generator:
         """All of its state: the seed, the number of draws, and the number of parameters initialised."""
         return {"seed": self._seed, "offset": self.offset, "initialized": self._initialized}
 
-    def set_state(self, state: dict[str, int]) -> Generator:
-        """Restores what `get_state` returned."""
-        self.manual_seed(state["seed"])
-        self._set_offset(int(state["offset"]))
-        self._initialized = int(state["initialized"])
+    def set_state(self, state: Mapping[str, int]) -> Generator:
+        """Restores what `get_state` returned.
+
+        Raises:
+            TypeError: for something else, such as the state of a generator of torch; nothing changes.
+        """
+        if not isinstance(state, Mapping) or state.keys() != self.get_state().keys():
+            raise TypeError(f"expected a state as get_state returns it, with {', '.join(self.get_state())}, got {state!r:.100}")
+        seed, offset, initialized = (int(state[name]) for name in ("seed", "offset", "initialized"))
+        self.manual_seed(seed)
+        self._set_offset(offset)
+        self._initialized = initialized
         return self
 
 

@@ -127,6 +127,7 @@ def test_parameters_and_jax_arrays_stay_what_they_are():
     assert as_array(key) == key
 
 
+@pytest.mark.filterwarnings("ignore:values of the state_dict lost precision")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_a_state_dict_of_another_dtype_is_converted_or_assigned(dtype):
     theirs = torch.nn.Linear(3, 2, dtype=getattr(torch, dtype))

@@ -13,7 +13,7 @@ import optax
 from jax.tree_util import DictKey, keystr
 
 from fnn import scope as _scope
-from fnn.arrays import as_array, is_tensor, to_array
+from fnn.arrays import as_array, beside, is_tensor, to_array
 from fnn.guards import Registry, Stateful, touch
 from fnn.pure import bound, split
 from fnn.scope import Cell
@@ -455,6 +455,4 @@ def _fitted(value: Any, old: jax.Array) -> jax.Array:
         array = as_array(value, old.dtype)
     if array.shape != old.shape:
         raise ValueError(f"expected shape {old.shape}, got {array.shape}")
-    if _scope.is_tracer(array) or _scope.is_tracer(old) or array.committed or not old.committed:
-        return array
-    return jax.device_put(array, old.sharding)
+    return beside(array, old)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fnn import scope as _scope
-from fnn.arrays import as_array
+from fnn.arrays import as_array, beside, from_tensor, held_dtype, is_tensor
 from fnn.guards import Stateful, touch
 from fnn.nn.handle import Handle
 from fnn.nn.modules.hooks import HookRegistry, RemovableHandle, add_hook
@@ -19,6 +22,7 @@ from fnn.scope import Scope
 
 Hook = Callable[..., Any]
 _EXTRA_STATE = "_extra_state"
+_LOSSES = "losses"  # in the metadata of a module that loads: where conversions are noted
 
 
 class _IncompatibleKeys(NamedTuple):
@@ -167,7 +171,7 @@ class StateDictMixin(Stateful):
                 if strict:
                     missing_keys.append(key)
                 continue
-            error = _give(handle, key, state_dict[key], bool(local_metadata.get("assign_to_params_buffers")))
+            error = _give(handle, key, state_dict[key], local_metadata)
             if error is not None:
                 error_msgs.append(error)
         extra = prefix + _EXTRA_STATE
@@ -183,31 +187,58 @@ class StateDictMixin(Stateful):
                     if name not in (self._modules if dot else own):
                         unexpected_keys.append(key)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> _IncompatibleKeys:
+    def load_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        strict: bool = True,
+        assign: bool = False,
+        *,
+        prefix: str = "",
+        rename: Mapping[str, str] | Callable[[str], str | None] | None = None,
+    ) -> _IncompatibleKeys:
         """Takes the values of a state_dict, such as PyTorch's, with no mapping of names. All of them, or none.
+
+        Values are converted to the dtypes of the module, with a warning that lists where that changes them. Those that are on
+        no particular device go where the old ones are.
 
         Args:
             state_dict: jax or numpy arrays or torch tensors (any dtype, also those that require a gradient) by name.
             strict: whether the keys must be exactly those of this module.
             assign: take the values' dtypes too, instead of converting to the module's.
+            prefix: what names in the state_dict start with that is no part of them here, such as "module." of
+                DistributedDataParallel. Names without it stay what they are.
+            rename: what names in the state_dict are called here, after `prefix` is gone: a mapping from regular expressions to
+                what stands in the place of each match (`re.sub`, one after the other), or a function from name to name,
+                or to None for what shall be left out.
 
         Returns:
             The missing and unexpected keys.
 
         Raises:
-            RuntimeError: lists all missing, unexpected and wrongly shaped keys at once; the module is unchanged.
+            RuntimeError: lists all missing, unexpected and wrongly shaped keys at once, and values that do not fit their
+                dtype; or the names that become one. The module is unchanged.
+
+        Example:
+            >>> import fnn, jax.numpy as jnp
+            >>> state = {"module.fc.gamma": jnp.ones(3), "module.fc.bias": jnp.zeros(3)}
+            >>> net = fnn.nn.ModuleDict({"head": fnn.nn.LayerNorm(3)})
+            >>> net.load_state_dict(state, prefix="module.", rename={"^fc": "head", "gamma$": "weight"})
+            <All keys matched successfully>
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+        if prefix or rename is not None:
+            state_dict = _renamed(state_dict, prefix, rename)
         metadata = getattr(state_dict, "_metadata", None)
         missing: list[str] = []
         unexpected: list[str] = []
         errors: list[str] = []
+        losses: dict[tuple[np.dtype, np.dtype], list[str]] = {}
 
         def load(module: Any, values: Mapping[str, Any], prefix: str) -> None:
-            local = {} if metadata is None else metadata.get(prefix[:-1], {})
+            local = {**({} if metadata is None else metadata.get(prefix[:-1], {})), _LOSSES: losses}
             if assign:
-                local = {**local, "assign_to_params_buffers": True}
+                local["assign_to_params_buffers"] = True
             state: OrderedDict[str, Any] = OrderedDict((key, value) for key, value in values.items() if key.startswith(prefix))
             if metadata is not None:
                 state._metadata = metadata  # type: ignore[attr-defined]
@@ -232,10 +263,45 @@ class StateDictMixin(Stateful):
             if errors:
                 raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors))
         _scope.commit(scope.written)
+        if losses:
+            warnings.warn(_told(losses, type(self).__name__), stacklevel=2)
         return _IncompatibleKeys(missing, unexpected)
 
 
-def _give(handle: Handle, key: str, value: Any, assign: bool) -> str | None:
+def _renamed(state_dict: Mapping[str, Any], prefix: str, rename: Any) -> OrderedDict[str, Any]:
+    """The entries under the names that the module has for them, with the metadata of their modules."""
+    if rename is None or callable(rename):
+        change = rename or (lambda name: name)
+    elif isinstance(rename, Mapping):
+        patterns = [(re.compile(pattern), replacement) for pattern, replacement in rename.items()]
+
+        def change(name: str) -> str:
+            for pattern, replacement in patterns:
+                name = pattern.sub(replacement, name)
+            return name
+
+    else:
+        raise TypeError(f"rename is a mapping from patterns to replacements or a function, not {type(rename).__name__}")
+    sources: dict[str, list[str]] = {}
+    for name in state_dict:
+        new = change(name.removeprefix(prefix))
+        if new is not None:
+            sources.setdefault(new, []).append(name)
+    if collisions := [f"{', '.join(names)} become {new}" for new, names in sources.items() if len(names) > 1]:
+        raise RuntimeError(f"several names of the state_dict become one: {'; '.join(collisions)}")
+    renamed = OrderedDict((new, state_dict[name]) for new, (name,) in sources.items())
+    metadata = getattr(state_dict, "_metadata", None)
+    if metadata is not None:
+        renamed._metadata = OrderedDict()  # type: ignore[attr-defined]
+        for new, (name,) in sources.items():
+            while new:  # modules that an entry is in, from the innermost, are renamed as it is
+                new, name = new.rpartition(".")[0], name.rpartition(".")[0]
+                if name in metadata:
+                    renamed._metadata.setdefault(new, metadata[name])  # type: ignore[attr-defined]
+    return renamed
+
+
+def _give(handle: Handle, key: str, value: Any, local_metadata: Mapping[str, Any]) -> str | None:
     """Gives a parameter or buffer the value that a state_dict has for it; returns what is wrong with it, if anything."""
     if is_lazy(value) and is_lazy(handle):
         return None
@@ -249,8 +315,54 @@ def _give(handle: Handle, key: str, value: Any, assign: bool) -> str | None:
             f"size mismatch for {key}: copying a param with shape {shape} from checkpoint, the shape in current model is "
             f"{handle.shape}."
         )
+    assign = bool(local_metadata.get("assign_to_params_buffers"))
+    source = from_tensor(value) if is_tensor(value) else value
     try:
-        handle.value = as_array(value, None if assign else handle.declared_dtype)
+        with np.errstate(invalid="ignore"):
+            array = as_array(source, None if assign else handle.declared_dtype)
+        loss = _loss(source, array)
     except (OverflowError, TypeError, ValueError) as error:
         return f'While copying the parameter named "{key}": {error}'
+    if loss is not None and _LOSSES in local_metadata:
+        local_metadata[_LOSSES].setdefault(loss, []).append(key)
+    handle.value = array if assign else beside(array, handle._known())
     return None
+
+
+def _loss(source: Any, array: jax.Array) -> tuple[np.dtype, np.dtype] | None:
+    """The dtypes that values were converted from and to, where that changed them.
+
+    Raises:
+        OverflowError: where one is out of the range of the dtype.
+    """
+    before, after = getattr(source, "dtype", array.dtype), array.dtype
+    if before == after or np.can_cast(before, after) or _scope.is_tracer(source) or _scope.is_tracer(array):
+        return None
+    if not getattr(source, "is_fully_addressable", True):
+        return None  # no process sees all of it
+    old, new = np.asarray(source), np.asarray(array)
+    if jnp.issubdtype(after, jnp.inexact):
+        fits = np.isfinite(new) | ~np.isfinite(old)
+    elif jnp.issubdtype(after, jnp.integer):
+        fits = (old >= jnp.iinfo(after).min) & (old <= jnp.iinfo(after).max)
+    else:
+        fits = np.True_
+    if not fits.all():
+        raise OverflowError(f"a value of {before} is out of the range of {after}; convert the module, or pass assign=True")
+    with np.errstate(all="ignore"), warnings.catch_warnings(category=np.exceptions.ComplexWarning, action="ignore"):
+        same = (new.astype(old.dtype) == old) | (old != old)
+    return None if same.all() else (np.dtype(before), np.dtype(after))
+
+
+def _told(losses: Mapping[tuple[np.dtype, np.dtype], list[str]], name: str) -> str:
+    """The warning of values that conversions changed."""
+    kinds = [
+        f"{len(keys)} from {before} to {after} ({keys[0]!r}{', ...' if len(keys) > 1 else ''})"
+        for (before, after), keys in losses.items()
+    ]
+    wide = any(held_dtype(before) == after for before, after in losses)
+    enable = "enable 64 bits with jax.config.update('jax_enable_x64', True), and " if wide else ""
+    return (
+        f"values of the state_dict lost precision as they were converted for {name}: {'; '.join(kinds)}. To keep them, {enable}"
+        "convert the module first, or pass assign=True, which takes the dtypes of the state_dict."
+    )
