@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fnn import scope as _scope
@@ -145,10 +146,16 @@ class CheckpointManager:
             if state is thing:
                 rest["values"][name] = _json(thing, name)
                 continue
-            # orbax writes no empty arrays; the part has its own.
-            arrays[name] = {key: value for key, value in state.items() if _is_array(value) and np.size(value)}
-            others = {key: value for key, value in state.items() if not _is_array(value)}
-            rest["states"][name] = _json({"others": others, "metadata": dict(getattr(state, "_metadata", {}))}, name)
+            given = {key: value for key, value in state.items() if _is_array(value)}
+            arrays[name] = {key: value for key, value in given.items() if np.size(value)}
+            others = {
+                "empty": {
+                    key: [list(x.shape), x.dtype.name] for key, x in given.items() if not np.size(x)
+                },  # orbax writes none
+                "plain": {key: value for key, value in state.items() if key not in given},
+                "metadata": dict(getattr(state, "_metadata", {})),
+            }
+            rest["states"][name] = _json(others, name)
         return self.manager.save(step, args=self._ocp.args.PyTreeSave(arrays), custom_metadata=rest)
 
     def load(self, step: int | None = None, *, generator: Generator | None = None, **parts: Any) -> dict[str, Any]:
@@ -184,10 +191,11 @@ class CheckpointManager:
         arrays = self.manager.restore(step, args=self._ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True))
         states: dict[str, Any] = {}
         for name in things:
-            empty = {key: np.zeros(value.shape, value.dtype) for key, value in own[name].items() if _is_empty(value)}
-            states[name] = OrderedDict({**empty, **arrays[name], **rest["states"][name]["others"]})
-            if metadata := rest["states"][name]["metadata"]:
-                states[name]._metadata = metadata
+            others = rest["states"][name]
+            empty = {key: np.zeros(shape, jnp.dtype(dtype)) for key, (shape, dtype) in others["empty"].items()}
+            states[name] = OrderedDict({**arrays[name], **empty, **others["plain"]})
+            if others["metadata"]:
+                states[name]._metadata = others["metadata"]
         _give(things, states, f"{self.manager.directory}, step {step}")
         return {**rest["values"], "step": step}
 
@@ -279,10 +287,6 @@ def _lacking(missing: list[str], there: list[Any], source: str) -> CheckpointErr
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, (jax.Array, np.ndarray, np.generic))
-
-
-def _is_empty(value: Any) -> bool:
-    return isinstance(value, (Handle, jax.Array, np.ndarray)) and 0 in value.shape
 
 
 def _json(value: Any, name: str) -> Any:
