@@ -22,6 +22,7 @@ from fnn.scope import Scope
 
 Hook = Callable[..., Any]
 _EXTRA_STATE = "_extra_state"
+_CHUNK = 1 << 18  # values that are compared at once, so that this takes little memory
 _LOSSES = "losses"  # in the metadata of a module that loads: where conversions are noted
 
 
@@ -340,18 +341,20 @@ def _loss(source: Any, array: jax.Array) -> tuple[np.dtype, np.dtype] | None:
         return None
     if not getattr(source, "is_fully_addressable", True):
         return None  # no process sees all of it
-    old, new = np.asarray(source), np.asarray(array)
-    if jnp.issubdtype(after, jnp.inexact):
-        fits = np.isfinite(new) | ~np.isfinite(old)
-    elif jnp.issubdtype(after, jnp.integer):
-        fits = (old >= jnp.iinfo(after).min) & (old <= jnp.iinfo(after).max)
-    else:
-        fits = np.True_
-    if not fits.all():
-        raise OverflowError(f"a value of {before} is out of the range of {after}; convert the module, or pass assign=True")
-    with np.errstate(all="ignore"), warnings.catch_warnings(category=np.exceptions.ComplexWarning, action="ignore"):
-        same = (new.astype(old.dtype) == old) | (old != old)
-    return None if same.all() else (np.dtype(before), np.dtype(after))
+    old, new = np.asarray(source).reshape(-1), np.asarray(array).reshape(-1)
+    same = True
+    for start in range(0, old.size, _CHUNK):
+        some, converted = old[start : start + _CHUNK], new[start : start + _CHUNK]
+        fits: Any = np.True_
+        if jnp.issubdtype(after, jnp.inexact):
+            fits = np.isfinite(converted) | ~np.isfinite(some)
+        elif jnp.issubdtype(after, jnp.integer):
+            fits = (some >= jnp.iinfo(after).min) & (some <= jnp.iinfo(after).max)
+        if not fits.all():
+            raise OverflowError(f"a value of {before} is out of the range of {after}; convert the module, or pass assign=True")
+        with np.errstate(all="ignore"):
+            same = same and bool(((converted.astype(some.dtype) == some) | (some != some)).all())
+    return None if same else (np.dtype(before), np.dtype(after))
 
 
 def _told(losses: Mapping[tuple[np.dtype, np.dtype], list[str]], name: str) -> str:

@@ -283,3 +283,184 @@ def test_batches_of_positional_state_dict_arguments_warn_once_a_call():
         warnings.simplefilter("always")
         fnn.nn.Sequential(fnn.nn.Linear(1, 1), fnn.nn.Linear(1, 1)).state_dict(None, "x.")
     assert len(caught) == 1
+
+
+def test_a_prefix_is_taken_off_as_torch_takes_it_off():
+    consume = torch.nn.modules.utils.consume_prefix_in_state_dict_if_present
+    state = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Sequential(torch.nn.Linear(2, 1))).state_dict(
+        prefix="module."
+    )
+    net, other, seen = *(fnn.nn.Sequential(fnn.nn.BatchNorm1d(2), fnn.nn.Sequential(fnn.nn.Linear(2, 1))) for _ in range(2)), []
+    for part in (*net.modules(), *other.modules()):
+        part._register_load_state_dict_pre_hook(lambda state, prefix, meta, *_: seen.append((prefix, meta.get("version"))))
+    assert not any(map(len, net.load_state_dict(state, prefix="module.")))
+    consumed = state.copy()
+    consumed._metadata = copy.copy(state._metadata)
+    consume(consumed, "module.")
+    other.load_state_dict(consumed)
+    assert values(net.state_dict()) == values(other.state_dict())
+    assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+    net.load_state_dict(consumed, prefix="module.")  # names without it stay
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        {r"^backbone\.": "", r"^layer(\d+)\.": r"\1.", "gamma$": "weight", "beta$": "bias"},
+        lambda name: name.replace("backbone.layer", "").replace("gamma", "weight").replace("beta", "bias"),
+    ],
+)
+def test_names_are_changed_by_patterns_or_a_function(rename):
+    net = fnn.nn.Sequential(fnn.nn.LayerNorm(2), fnn.nn.Linear(2, 1))
+    state = {
+        "module.backbone.layer0.gamma": ONES * 3,
+        "module.backbone.layer0.beta": ONES * 4,
+        "module.backbone.layer1.weight": ONES[None] * 5,
+        "module.backbone.layer1.bias": ONES[:1] * 6,
+    }
+    net.load_state_dict(state, prefix="module.", rename=rename)
+    assert values(net.state_dict()) == {"0.weight": [3, 3], "0.bias": [4, 4], "1.weight": [[5, 5]], "1.bias": [6]}
+
+
+def test_versions_of_modules_follow_their_names():
+    net, old = fnn.nn.Sequential(fnn.nn.BatchNorm1d(2)), torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(2)}).state_dict()
+    del old["norm.num_batches_tracked"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*0\.num_batches_tracked"):
+        net.load_state_dict(old, rename={"^norm": "0"})
+    old._metadata["norm"] = {"version": 1}  # when there was no such buffer
+    net.load_state_dict(old, rename={"^norm": "0"})
+
+
+def test_a_function_leaves_names_out():
+    net, state = fnn.nn.Linear(2, 1), {"encoder.weight": ONES[None], "encoder.bias": ONES[:1], "head.weight": ONES}
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*"head\.weight"'):
+        net.load_state_dict(state, prefix="encoder.")
+    net.load_state_dict(state, prefix="encoder.", rename=lambda name: None if name.startswith("head.") else name)
+
+
+def test_names_that_become_one_are_listed():
+    net = fnn.nn.Linear(2, 1)
+    state = {"module.weight": ONES[None], "weight": ONES[None], "a.bias": ONES[:1], "b.bias": ONES[:1]}
+    with pytest.raises(RuntimeError, match=r"module\.weight, weight become weight; a\.bias, b\.bias become bias"):
+        net.load_state_dict(state, strict=False, prefix="module.", rename={r"^[ab]\.": ""})
+    with pytest.raises(TypeError, match="rename is a mapping"):
+        net.load_state_dict(state, rename="weight")
+
+
+def dtype_of(module):
+    return {name: value.dtype.name for name, value in module.state_dict().items()}
+
+
+def test_lost_precision_is_said_once_a_call():
+    net = fnn.nn.Sequential(fnn.nn.Linear(2, 1), fnn.nn.BatchNorm1d(1), fnn.nn.Linear(1, 2)).to(jnp.bfloat16)
+    state = {name: value.astype(np.float32) + np.float32(0.1) for name, value in net.state_dict().items() if "num" not in name}
+    state["2.bias"] = np.array([0.1, 0.2])
+    state["1.num_batches_tracked"] = np.array(3)
+    before = dtype_of(net)
+    with pytest.warns(UserWarning, match=r"for Sequential: 7 from float32 to bfloat16 \('0\.weight', \.\.\.\)") as caught:
+        net.load_state_dict(state)
+    assert "; 1 from float64 to bfloat16 ('2.bias'). To keep them, convert the module first" in str(caught[0].message)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert dtype_of(net) == before
+    theirs = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 2)).bfloat16()
+    theirs.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+    for name, value in theirs.state_dict().items():
+        assert_close(net.state_dict()[name], value.float().to(torch.bfloat16) if value.is_floating_point() else value)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (np.array([0.1, np.nan, np.inf], jnp.bfloat16), "float32"),
+        (np.array([0.5, np.nan, np.inf], np.float64), "float32"),
+        (np.array([0.5, -0.0, 65504], np.float32), "float16"),
+        (jnp.array([0.5, 1, 2]), "bfloat16"),
+        (torch.tensor([0.5, 1, 2], dtype=torch.float64), "bfloat16"),
+        (np.array([1, 2, 3]), "float32"),
+        (np.array([1, 2, 3]), "int8"),
+        (np.array([1.0, 2, 3]), "int32"),
+        (np.array([True, False, True]), "float32"),
+        (np.array([1.0, 2, 3], np.complex64), "float32"),
+        ([0.1, 0.2, 0.3], "bfloat16"),  # Python numbers have no dtype
+    ],
+)
+def test_nothing_is_said_where_values_stay_what_they_are(value, dtype):
+    assert given(value, dtype) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (np.array([1 + 1e-9]), "float32"),
+        (jnp.array([1 + 1e-3]), "bfloat16"),
+        (torch.tensor([1 + 1e-3]), "float16"),
+        (np.array([2**24 + 1]), "float32"),
+        (np.array([0.5]), "int32"),
+        (np.array([2]), "bool"),
+        (np.array([1j], np.complex64), "float32"),
+        (np.array([1e-50]), "float32"),
+    ],
+)
+def test_it_is_said_where_they_do_not(value, dtype):
+    (told,) = given(value, dtype)
+    assert f"to {dtype} ('value')" in told
+
+
+def given(value, dtype):
+    """What is warned of as a buffer of a dtype is given a value."""
+    net = fnn.nn.Module()
+    net.register_buffer("value", jnp.zeros(len(value), dtype))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        net.load_state_dict({"value": value})
+    assert dtype_of(net) == {"value": dtype}
+    return [str(warning.message) for warning in caught if "Casting complex" not in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (np.array([1, 2**40]), "int32"),
+        (np.array([-1]), "uint8"),
+        (jnp.array([300]), "int8"),
+        (torch.tensor([300]), "uint8"),
+        (np.array([np.nan], np.float32), "int32"),
+        (np.array([3e9]), "int32"),
+        (np.array([1e300]), "float32"),
+        (np.array([1e5], np.float32), "float16"),
+        (jnp.array([1e5]), "float16"),
+        (np.array([3.4e38], np.float32), "bfloat16"),
+        (np.array([500], np.float32), "float8_e4m3fn"),
+    ],
+)
+def test_values_out_of_range_are_errors(value, dtype):
+    net = fnn.nn.Module()
+    net.register_buffer("value", jnp.zeros(len(value), dtype))
+    net.register_buffer("other", jnp.zeros(1))
+    with pytest.raises(RuntimeError, match=r'the parameter named "value": .*(out of the range of|does not fit)'):
+        net.load_state_dict({"value": value, "other": np.ones(1, np.float32)})
+    assert net.other.item() == 0
+
+
+def test_its_own_state_dict_is_taken_in_silence():
+    net = fnn.nn.BatchNorm1d(2)
+    net.register_buffer("wide", np.array([0.1]))
+    assert dtype_of(net)["wide"] == "float64"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net.load_state_dict(net.state_dict())
+        fnn.jit(lambda state: net.load_state_dict(state) and None)(dict(net.state_dict()))
+    with pytest.warns(UserWarning, match="To keep them, enable 64 bits"):
+        net.load_state_dict({**net.state_dict(), "wide": np.array([0.1])})
+
+
+def test_values_go_where_those_before_are_unless_they_say_where():
+    net = fnn.nn.Linear(2, 1)
+    place = jax.sharding.NamedSharding(jax.make_mesh((1,), ("d",)), jax.sharding.PartitionSpec())
+    state = {name: np.asarray(value) for name, value in net.state_dict().items()}
+    net.to(place).load_state_dict(state)
+    assert net.weight.value.sharding == place
+    device = jax.devices()[0]
+    net.load_state_dict({name: jax.device_put(value, device) for name, value in state.items()})
+    assert net.weight.value.sharding == jax.sharding.SingleDeviceSharding(device)
