@@ -85,7 +85,7 @@ def pure(module: Any) -> Layer:
         held, frozen = picture.hold(params, state)
         stream: Any = _random.NoStream() if rng is None else _random.Stream(_random.as_key(rng))
         writable = (
-            (picture.cells[name] for name in frozen),
+            [picture.cells[name] for name in frozen],
             "apply returns only state: the cell is not in it, or no state was given (pass state=)",
         )
         mode = OWN if training else False

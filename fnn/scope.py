@@ -32,6 +32,7 @@ _tokens = itertools.count(1)
 _serials = itertools.count(1)
 _lost: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
+_APART = "apart"  # the token of eager code where plain JAX keeps a trace with a value of ours; under it, no trace has one
 _any_baked = False
 
 epoch = 0  # grows with every change that a guard could see: attributes, registrations, hooks, requires_grad
@@ -275,6 +276,7 @@ class Scope:
         self.stale = False  # whether that has changed while a scope inside this one was open
         self._wants_token = token
         self._token: Any = None
+        self._apart: Any = None
         self._attributes: dict[tuple[int, str], Any] = {}
         self._replaced: dict[tuple[int, str], tuple[Any, Any]] = {}
 
@@ -288,35 +290,37 @@ class Scope:
         if self.mode is INHERIT:
             self.mode = OWN if outer is None else outer.mode
         self.root: Scope = self if outer is None else outer.root
-        # Once a trace that JAX keeps has a value of ours in it, code without a token could be handed that trace.
-        # So could code in a `with` block, which cannot run again with one.
+        # Code in a `with` block cannot run again with a token.
         tokened = self._wants_token or self.block or self.staged or self._around is not None
-        if tokened or _token.value is not None or _any_baked:
+        if tokened or _token.value not in (None, _APART):
             fresh = self.held or self.staged or self._around is not None or outer is not None
             self._token = _token(next(_tokens) if fresh else ("values", version, epoch))
             self._token.__enter__()
+        elif _any_baked and _token.value is None:
+            # A trace that plain JAX keeps has a value of ours in it; eager code must not be handed it.
+            self._apart = _token(_APART)
+            self._apart.__enter__()
         self._reset = _current.set(self)
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         _current.reset(self._reset)
-        if self._token is not None:
-            self._token.__exit__(None, None, None)
+        for context in (self._token, self._apart):
+            if context is not None:
+                context.__exit__(None, None, None)
         self.closed = True
         if self.outer is not None and self.outer.stale:
             self.outer.renew_token()
         if error is None and self.outer is not None:
             self.outer.undo += self.undo
+            if self._atomic:
+                self.outer.undo.append(self._restore_attributes)
         elif error is not None and self.undo:
             for undo in reversed(self.undo):
                 undo()
             changed()
         if error is not None and (self.staged or self._atomic or kind is Restart):
-            for (_, name), (owner, old) in self._replaced.items():
-                if old is _ABSENT:
-                    vars(owner).pop(name, None)
-                else:
-                    vars(owner)[name] = old
+            self._restore_attributes()
             changed()
         else:
             for key in self._attributes:
@@ -325,6 +329,14 @@ class Scope:
                     _lost.setdefault(owner, set()).add(key[1])
                 elif old is not _ABSENT:
                     vars(owner)[key[1]] = old
+
+    def _restore_attributes(self) -> None:
+        """Takes back the attributes that the code has set."""
+        for (_, name), (owner, old) in self._replaced.items():
+            if old is _ABSENT:
+                vars(owner).pop(name, None)
+            else:
+                vars(owner)[name] = old
 
     @property
     def restarts(self) -> bool:

@@ -407,3 +407,18 @@ def test_a_parameter_written_in_apply_is_an_error():
 def test_pure_takes_a_module():
     with pytest.raises(TypeError, match="takes a Module, got function"):
         fnn.pure(lambda x: x)
+
+
+def test_state_comes_out_of_an_eager_apply_whose_forward_stages_code():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, x):
+            return fnn.checkpoint(self.norm)(x)
+
+    init, apply = fnn.pure(Net())
+    params, state = init(0)
+    _, state = apply(params, jnp.arange(6.0).reshape(3, 2), state=state, training=True)
+    assert state["norm"]["num_batches_tracked"] == 1

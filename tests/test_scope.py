@@ -103,6 +103,23 @@ def test_call_arguments_are_not_kept():
     assert ref() is None
 
 
+def test_eager_steps_compile_once_also_where_plain_jax_has_a_weight_as_a_constant(caplog):
+    net = network()
+    optimizer = fnn.optim.Optimizer(net, optax.sgd(1e-2))
+    jax.jit(lambda x: net(x))(X)
+
+    def step():
+        fnn.backward(lambda net: (net(X) ** 2).mean(), net)
+        optimizer.step()
+
+    with pytest.warns(UserWarning, match="after a plain JAX transformation"):
+        step()
+    step()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        step()
+    assert not [record for record in caplog.records if "Compiling" in record.getMessage()]
+
+
 def test_no_recompilation_and_no_leak_over_a_thousand_steps(caplog):
     net = network()
     step = training(net, fnn.optim.Optimizer(net, optax.adam(1e-2)))
