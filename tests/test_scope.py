@@ -104,7 +104,7 @@ def test_call_arguments_are_not_kept():
 
 
 def test_eager_steps_compile_once_also_where_plain_jax_has_a_weight_as_a_constant(caplog):
-    net = network()
+    net = network().eval()
     optimizer = fnn.optim.Optimizer(net, optax.sgd(1e-2))
     jax.jit(lambda x: net(x))(X)
 
