@@ -28,14 +28,14 @@ MEMBER_COST = 1000  # bytes of memory that an entry takes, at most
 
 
 def read_archive(file: File, allowance: int) -> dict[str, Storage]:
-    """The members of an archive by name.
+    """The members of an archive by name. Those that are compressed have no `start`.
 
     Args:
         file: the file.
         allowance: the bytes of memory that the list may take.
 
     Raises:
-        CheckpointError: where the file is no archive of members that are whole, apart, and stored as they are.
+        CheckpointError: where the file is no archive of members that are whole and apart.
     """
     data = file.data
     count, size, start = _directory(file)
@@ -60,10 +60,8 @@ def read_archive(file: File, allowance: int) -> dict[str, Storage]:
         if name in members:
             raise CheckpointError(f"the archive has two members of the name {name!r}")
         length, packed, header = _large((length, packed, header), extra)
-        if flags & 1 or method != 0 or packed != length or disk != 0:
-            raise CheckpointError(
-                f"{name!r} is compressed or encrypted, which PyTorch does not do: unpack the archive, and pack it with zip -0"
-            )
+        if flags & 1 or disk != 0 or (method == 0 and packed != length):
+            raise CheckpointError(f"{name!r} is encrypted, or damaged")
         local = _LOCAL.unpack_from(data, header)
         begin = header + _LOCAL.size + local[9] + local[10]
         if local[0] != b"PK\3\4" or data[header + _LOCAL.size : header + _LOCAL.size + local[9]] != raw or local[3] != method:
@@ -72,8 +70,8 @@ def read_archive(file: File, allowance: int) -> dict[str, Storage]:
             local_extra = data[header + _LOCAL.size + local[9] : begin]
             if (*_large((local[8], local[7]), local_extra), local[6]) != (length, packed, checksum):
                 raise CheckpointError(f"the two headers of {name!r} differ")
-        spans.append((header, begin + length, name))
-        members[name] = Storage(file, name, begin, length, checksum)
+        spans.append((header, begin + packed, name))
+        members[name] = Storage(file, name, begin if method == 0 else None, length, checksum)
     if position != start + size:
         raise CheckpointError("the archive's directory is damaged")
     _check_apart(spans, start)
@@ -142,6 +140,8 @@ class ArchiveWriter:
         folder: what the names of all members start with.
     """
 
+    large = _LARGE  # sizes and offsets from which on fields of 64 bits are used
+
     def __init__(self, file: BinaryIO, folder: str):
         self._file = file
         self._folder = folder
@@ -151,30 +151,41 @@ class ArchiveWriter:
     def add(self, name: str, chunks: Iterable[Any], size: int) -> None:
         """Adds a member: `chunks` are bytes-like, `size` bytes in all. The checksum is taken while they are written."""
         path, start = f"{self._folder}/{name}".encode(), self._position
-        extra = _zip64(size, size) if size >= _LARGE else b""
+        extra = _zip64(size, size) if size >= self.large else b""
         padding = -(start + _LOCAL.size + len(path) + len(extra) + 4) % _ALIGNMENT
         extra += struct.pack("<2H", 0x4246, padding) + bytes(padding)  # the padding that torch calls FB
-        self._file.write(_local(path, extra, size, 0) + path + extra)
+        shown = size if size < self.large else _LARGE
+        self._file.write(_local(path, extra, shown, 0) + path + extra)
         checksum = 0
         for chunk in chunks:
             self._file.write(chunk)
             checksum = zlib.crc32(chunk, checksum)
         self._position = start + _LOCAL.size + len(path) + len(extra) + size
         self._file.seek(start)
-        self._file.write(_local(path, extra, size, checksum))
+        self._file.write(_local(path, extra, shown, checksum))
         self._file.seek(self._position)
         self._entries.append((path, start, size, checksum))
 
     def close(self) -> None:
         """Writes the directory; the file stays open."""
-        directory = b"".join(_central(*entry) for entry in self._entries)
+        directory = b"".join(self._central(*entry) for entry in self._entries)
         count, size, start = len(self._entries), len(directory), self._position
         self._file.write(directory)
-        if count >= _MANY or max(size, start) >= _LARGE:
+        if count >= _MANY or max(size, start) >= self.large:
             self._file.write(_END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start))
             self._file.write(_LOCATOR64.pack(b"PK\6\7", 0, start + size, 1))
         many = min(count, _MANY)
         self._file.write(_END.pack(b"PK\5\6", 0, 0, many, many, min(size, _LARGE), min(start, _LARGE), 0))
+
+    def _central(self, path: bytes, start: int, size: int, checksum: int) -> bytes:
+        large = [value for value in (size, size, start) if value >= self.large]
+        extra = _zip64(*large) if large else b""
+        size, start = (value if value < self.large else _LARGE for value in (size, start))
+        return (
+            _CENTRAL.pack(b"PK\1\2", 45, 45, _UTF8, 0, 0, _DATE, checksum, size, size, len(path), len(extra), 0, 0, 0, 0, start)
+            + path
+            + extra
+        )
 
 
 def _zip64(*values: int) -> bytes:
@@ -182,13 +193,4 @@ def _zip64(*values: int) -> bytes:
 
 
 def _local(path: bytes, extra: bytes, size: int, checksum: int) -> bytes:
-    shown = min(size, _LARGE)
-    return _LOCAL.pack(b"PK\3\4", 45, _UTF8, 0, 0, _DATE, checksum, shown, shown, len(path), len(extra))
-
-
-def _central(path: bytes, start: int, size: int, checksum: int) -> bytes:
-    large = [value for value in (size, size, start) if value >= _LARGE]
-    extra = _zip64(*large) if large else b""
-    shown = min(size, _LARGE)
-    fields = (b"PK\1\2", 45, 45, _UTF8, 0, 0, _DATE, checksum, shown, shown, len(path), len(extra), 0, 0, 0, 0)
-    return _CENTRAL.pack(*fields, min(start, _LARGE)) + path + extra
+    return _LOCAL.pack(b"PK\3\4", 45, _UTF8, 0, 0, _DATE, checksum, size, size, len(path), len(extra))

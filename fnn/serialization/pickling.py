@@ -44,7 +44,7 @@ def pickled(tree: Any, views: dict[int, View]) -> bytes:
         TypeError: for a value of another type.
     """
     pickler = _Pickler(views)
-    pickler.write(tree, "the value")
+    pickler.write(tree, "state")
     return b"\x80\x02" + b"".join(pickler.parts) + b"."
 
 

@@ -21,7 +21,7 @@ _TENSOR_SCRIPT = "constants.pkl"
 
 def read_zip(file: File, skip_unknown: bool) -> Any:
     """What a zip archive holds, with a `Tensor` for each tensor."""
-    members = read_archive(file, ALLOWANCE)
+    members = read_archive(file, ALLOWANCE + file.size)
     folders = {name.partition("/")[0] for name in members}
     if len(folders) != 1 or (folder := folders.pop() + "/") + "data.pkl" not in members:
         raise CheckpointError("a zip archive that torch.save did not write (NumPy's .npz is read by np.load)")
@@ -30,9 +30,17 @@ def read_zip(file: File, skip_unknown: bool) -> Any:
             "a TorchScript program; save its weights in PyTorch: torch.save(torch.jit.load(path).state_dict(), other_path)"
         )
 
+    def member(name: str) -> Storage:
+        storage = members.get(folder + name)
+        if storage is None:
+            raise CheckpointError(f"the archive has no member {name[:100]!r}")
+        if storage.start is None:
+            raise CheckpointError(f"{name!r} is compressed, which PyTorch does not do: unpack the archive, pack it with zip -0")
+        return storage
+
     def content(name: str) -> memoryview:
-        members[folder + name].verify()
-        return members[folder + name].bytes()
+        member(name).verify()
+        return member(name).bytes()
 
     order = bytes(content("byteorder")) if folder + "byteorder" in members else b"little"
     if order not in (b"little", b"big"):
@@ -42,9 +50,7 @@ def read_zip(file: File, skip_unknown: bool) -> Any:
 
     def persistent(identity: Any) -> TypedStorage:
         kind, name, count = _storage(identity, 5)
-        storage = members.get(f"{folder}data/{name}")
-        if storage is None:
-            raise CheckpointError(f"the archive has no storage {name[:100]!r}")
+        storage = member(f"data/{name}")
         size = count * kind.itemsize
         if size > storage.size:
             raise CheckpointError(f"the storage {name!r} has {storage.size} bytes in the archive, and {size} in the pickle")
@@ -153,7 +159,8 @@ def _from_bytes(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarra
         raise CheckpointError("an array of numpy is damaged")
     if type(shape) is not tuple or not all(type(size) is int and size >= 0 for size in shape):
         raise CheckpointError("an array of numpy has a damaged shape")
-    return np.frombuffer(raw, dtype.value).astype(dtype.value.newbyteorder("=")).reshape(shape, order=order)
+    array = np.frombuffer(raw, dtype.value)
+    return array.astype(dtype.value.newbyteorder("="), copy=False).reshape(shape, order=order)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:

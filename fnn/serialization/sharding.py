@@ -46,13 +46,13 @@ def find(path: Path) -> list[Path] | Path:
     ):
         # Of the same weights in two formats, safetensors.
         found = [name for name in found if ".safetensors" in name] or found
-        if len(found) == 1:
-            return path / found[0]
         shards = [match for name in found if (match := _SHARD.fullmatch(name))]
         if shards and len({match[1] + match[3] + match[4] for match in shards}) == 1:
             if [int(match[2]) for match in shards] != list(range(1, int(shards[0][3]) + 1)):
                 raise CheckpointError(f"{path}: of {int(shards[0][3])} shards there are only {[match[0] for match in shards]}")
             return [path / match[0] for match in shards]
+        if len(found) == 1:
+            return path / found[0]
         if found:
             raise CheckpointError(f"{path}: the folder has several checkpoints, name one of them: {', '.join(found[:20])}")
     raise CheckpointError(f"{path}: the folder has no checkpoint: no file *{INDEX}, *{', *'.join(_SUFFIXES)}")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fnn.serialization.tensors import CheckpointError
+from fnn.serialization.tensors import CheckpointError, Tensor
 
 
 class Call(NamedTuple):
@@ -58,11 +58,12 @@ class Built:
 
 
 # Bytes of memory that values take, rounded up, with their places on the stack and in containers.
-_NUMBER, _TEXT, _CONTAINER, _ITEM, _MEMO, _RESULT = 48, 96, 256, 136, 136, 1024
+_PLACE, _NUMBER, _TEXT, _TUPLE, _CONTAINER, _ITEM, _RESULT, _TENSOR = 16, 48, 96, 96, 256, 200, 512, 1600
 _LONGEST_NAME = 1000
 _TUPLE_KEY = 1 << 15  # hashes of tuples can be made to collide, so that n of them take n² steps: few fit the allowance
 _INT_KEY = 1 << 60  # hashes of larger numbers can be made to collide
 
+_NOTHING = object()
 _NOT_LISTED = Refused(
     "it is none of the plain values and tensors that fnn reads, and nothing else is executed. Read the rest with "
     "fnn.load(path, skip_unknown=True), or save what is plain in PyTorch: torch.save(model.state_dict(), path)"
@@ -71,7 +72,7 @@ _NOT_LISTED = Refused(
 _MOVED = {"__builtin__": "builtins", "copy_reg": "copyreg", "numpy.core.multiarray": "numpy._core.multiarray"}
 
 
-def key(value: Any, depth: int = 4) -> Any:
+def key(value: Any, depth: int = 2) -> Any:
     """The value, where it may be a key or a member of a set: what hashes fast, whatever is in the file."""
     kind = type(value)
     if kind in (str, bytes, bool, float, NoneType) or isinstance(value, np.dtype) or (kind is int and abs(value) < _INT_KEY):
@@ -112,7 +113,7 @@ class Unpickler:
         self.skip_unknown = skip_unknown
         self.stack: list[Any] = []
         self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: list[Any] = []
 
     def load(self) -> Any:
         """Runs to the end of the pickle, where `position` is then; returns what it makes."""
@@ -127,8 +128,15 @@ class Unpickler:
             if instruction is None:
                 raise CheckpointError(f"the pickle has the instruction {bytes([code])!r}, which PyTorch does not write")
             instruction(self)
-            if self.left < 0:
-                raise CheckpointError("the pickle makes values that take more memory than the size of the file allows for")
+
+    def spend(self, cost: int) -> None:
+        """Counts bytes of memory, before they are taken."""
+        self.left -= cost
+        if self.left < 0:
+            raise CheckpointError(
+                "the pickle makes values that take more memory than the size of the file allows for (large arrays are saved as "
+                "tensors, not as lists or arrays of numpy)"
+            )
 
     def take(self, size: int) -> memoryview:
         """The next bytes."""
@@ -150,38 +158,39 @@ class Unpickler:
 
     def push(self, value: Any, cost: int) -> None:
         """Puts a value on the stack; it takes `cost` bytes."""
-        self.left -= cost
+        self.spend(cost)
         self.stack.append(value)
 
     def pop_mark(self) -> list[Any]:
         """The values above the last mark."""
         mark = self.marks.pop()
+        self.spend(_PLACE * (len(self.stack) - mark))
         items = self.stack[mark:]
         del self.stack[mark:]
         return items
 
     def text(self, size: int) -> None:
         """A string of `size` bytes."""
-        self.left -= 4 * size  # at worst, while it is decoded
-        if self.left < 0:
-            raise CheckpointError("the pickle has a string that is larger than the size of the file allows for")
-        value = str(self.take(size), "utf-8", "surrogatepass")
-        self.push(value, _TEXT + sys.getsizeof(value) - 4 * size)
+        part = self.take(size)
+        largest = int(np.frombuffer(part, np.uint8).max()) if size > 1 << 16 else 0xFF
+        worst = 2 * size * (1 if largest < 0xC4 else 2 if largest < 0xF0 else 4)  # bytes a character, twice while they grow
+        self.spend(worst)
+        value = str(part, "utf-8", "surrogatepass")
+        self.push(value, _PLACE + sys.getsizeof(value) - worst)
 
     def python2_text(self, size: int) -> None:
         """A string of Python 2, which may also have been bytes."""
-        raw = bytes(self.take(size))
         try:
-            self.push(raw.decode(), _TEXT + 4 * size)
+            self.text(size)
         except UnicodeDecodeError:
-            self.push(raw, _TEXT + size)
+            self.position -= size
+            self.raw(size)
 
     def raw(self, size: int, kind: type = bytes) -> None:
         """Bytes."""
-        self.left -= size
-        if self.left < 0:
-            raise CheckpointError("the pickle has bytes that are larger than the size of the file allows for")
-        self.push(kind(self.take(size)), _TEXT)
+        part = self.take(size)
+        self.spend(_TEXT + size)
+        self.push(kind(part), _PLACE)
 
     def long(self) -> None:
         """An integer of any size."""
@@ -215,8 +224,9 @@ class Unpickler:
         if isinstance(function, Unknown):
             self.push(Unknown(function.name), _RESULT)
         elif type(function) is Call:
-            self.left -= _copied(arguments)
-            self.push(function.function(*arguments), _RESULT)
+            self.spend(_copied(arguments) + _RESULT)
+            value = function.function(*arguments)
+            self.push(value, _TENSOR if isinstance(value, Tensor) else _PLACE)
         else:
             raise CheckpointError(f"the pickle calls a value of type {type(function).__name__}")
 
@@ -224,13 +234,13 @@ class Unpickler:
         """Fills the object below a state on the stack."""
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Built):
-            self.left -= _copied(state)
+            self.spend(_copied(state) + _RESULT)
             target.build(state)
         elif type(target) is OrderedDict and type(state) is dict:
             for name, value in state.items():
                 if type(name) is not str or hasattr(OrderedDict, name):
                     raise CheckpointError("an OrderedDict has an attribute that would hide a method")
-                self.left -= _ITEM
+                self.spend(_ITEM)
                 setattr(target, name, value)
         elif not isinstance(target, Unknown):
             raise CheckpointError(f"the pickle sets the state of a value of type {type(target).__name__}")
@@ -242,9 +252,9 @@ class Unpickler:
             return
         if type(target) not in (dict, OrderedDict, Counter) or len(items) % 2:
             raise CheckpointError(f"the pickle sets items of a value of type {type(target).__name__}")
+        self.spend(_ITEM * len(items) // 2)
         for i in range(0, len(items), 2):
             target[self.key(items[i])] = items[i + 1]
-        self.left -= _ITEM * len(items) // 2
 
     def extend(self, items: list[Any]) -> None:
         """Appends to the list on the stack."""
@@ -253,8 +263,8 @@ class Unpickler:
             return
         if type(target) is not list:
             raise CheckpointError(f"the pickle appends to a value of type {type(target).__name__}")
+        self.spend(_PLACE * len(items))
         target.extend(items)
-        self.left -= 16 * len(items)
 
     def add_items(self, items: list[Any]) -> None:
         """Adds to the set on the stack."""
@@ -263,12 +273,12 @@ class Unpickler:
             return
         if type(target) is not set:
             raise CheckpointError(f"the pickle adds to a value of type {type(target).__name__}")
+        self.spend(_ITEM * len(items))
         target.update(map(self.key, items))
-        self.left -= _ITEM * len(items)
 
     def key(self, value: Any) -> Any:
         if type(value) is tuple:
-            self.left -= _TUPLE_KEY
+            self.spend(_TUPLE_KEY)
         return key(value)
 
     def last(self, size: int) -> list[Any]:
@@ -282,30 +292,34 @@ class Unpickler:
 
     def tuple(self, size: int) -> None:
         """A tuple of the last values of the stack."""
-        self.push((*self.last(size),), _CONTAINER)
+        self.push((*self.last(size),), _TUPLE)
 
     def mark_tuple(self) -> None:
         """A tuple of the values above the mark."""
         items = self.pop_mark()
-        self.push((*items,), _CONTAINER + 8 * len(items))
+        self.push((*items,), _TUPLE + 8 * len(items))
 
     def mark(self) -> None:
         """Marks the height of the stack."""
-        self.left -= _NUMBER
+        self.spend(_NUMBER)
         self.marks.append(len(self.stack))
 
     def put(self, index: int) -> None:
         """Remembers the top of the stack."""
-        self.left -= _MEMO
+        if index >= len(self.memo):
+            missing = index + 1 - len(self.memo)
+            self.spend(_PLACE * missing)
+            self.memo.extend([_NOTHING] * missing)
         self.memo[index] = self.stack[-1]
 
     def get(self, index: int) -> None:
         """What was remembered."""
-        self.push(self.memo[index], 8)
+        self.push(self.memo[index], _PLACE)
 
     def frozen(self) -> None:
         items = self.pop_mark()
-        self.push(frozenset(map(self.key, items)), _CONTAINER + _ITEM * len(items))
+        self.spend(_ITEM * len(items))
+        self.push(frozenset(map(self.key, items)), _CONTAINER)
 
     def stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
@@ -321,7 +335,7 @@ def _copied(values: Any) -> int:
     """The bytes that a function may take when it copies its arguments."""
     if type(values) is not tuple:
         return 0
-    texts = sum(2 * len(value) for value in values if isinstance(value, (str, bytes, bytearray)))
+    texts = sum(len(value) for value in values if isinstance(value, (str, bytes, bytearray)))
     return texts + sum(2 * _ITEM * len(value) for value in values if isinstance(value, (list, dict)))
 
 
@@ -339,10 +353,10 @@ _INSTRUCTIONS: dict[int, Callable[[Unpickler], Any]] = {
     0x85: lambda self: self.tuple(1),
     0x86: lambda self: self.tuple(2),
     0x87: lambda self: self.tuple(3),
-    ord("N"): lambda self: self.push(None, 8),
-    0x88: lambda self: self.push(True, 8),
-    0x89: lambda self: self.push(False, 8),
-    ord("K"): lambda self: self.push(self.byte(), 8),
+    ord("N"): lambda self: self.push(None, _PLACE),
+    0x88: lambda self: self.push(True, _PLACE),
+    0x89: lambda self: self.push(False, _PLACE),
+    ord("K"): lambda self: self.push(self.byte(), _PLACE),
     ord("M"): lambda self: self.push(self.unpack(_U16), _NUMBER),
     ord("J"): lambda self: self.push(self.unpack(_I32), _NUMBER),
     ord("G"): lambda self: self.push(self.unpack(_F64), _NUMBER),
