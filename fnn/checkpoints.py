@@ -134,11 +134,18 @@ class CheckpointManager:
             parts: as for `save_checkpoint`; plain values are what JSON holds.
 
         Returns:
-            Whether it is written; not where the options say that this step is none to be.
+            Whether it is written; not where it is there, or the options say that this step is none to be.
 
         Raises:
             TypeError: for a value that JSON does not give back as it is.
+            ValueError: where a later checkpoint is there, since orbax writes none before it.
         """
+        latest = self.manager.latest_step()
+        if latest is not None and step < latest:
+            raise ValueError(
+                f"{self.manager.directory} has step {latest}, so step {step} would not be written: take another directory, or "
+                "delete what came later (manager.delete(step))"
+            )
         arrays: dict[str, Any] = {}
         rest: dict[str, Any] = {"values": {}, "states": {}}
         for name, thing in _with_generator(parts, generator).items():
@@ -146,12 +153,13 @@ class CheckpointManager:
             if state is thing:
                 rest["values"][name] = _json(thing, name)
                 continue
+            if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+                raise TypeError(f"{name}: orbax holds states that are dicts of arrays and of plain values by names")
             given = {key: value for key, value in state.items() if _is_array(value)}
-            arrays[name] = {key: value for key, value in given.items() if np.size(value)}
+            empty = {key: value for key, value in given.items() if not np.size(value)}  # orbax writes none
+            arrays[name] = {key: value for key, value in given.items() if key not in empty}
             others = {
-                "empty": {
-                    key: [list(x.shape), x.dtype.name] for key, x in given.items() if not np.size(x)
-                },  # orbax writes none
+                "empty": {key: [list(value.shape), value.dtype.name] for key, value in empty.items()},
                 "plain": {key: value for key, value in state.items() if key not in given},
                 "metadata": dict(getattr(state, "_metadata", {})),
             }
@@ -170,7 +178,7 @@ class CheckpointManager:
             The plain values by name, and `step`.
 
         Raises:
-            FileNotFoundError: where there is no checkpoint.
+            FileNotFoundError: where there is no checkpoint, or none of this number.
             CheckpointError: where it lacks a part.
             RuntimeError: as by `load_checkpoint`.
         """

@@ -158,10 +158,15 @@ class Generator:
 
         Raises:
             TypeError: for something else, such as the state of a generator of torch; nothing changes.
+            ValueError: for numbers that are no counts; likewise.
         """
         if not isinstance(state, Mapping) or state.keys() != self.get_state().keys():
             raise TypeError(f"expected a state as get_state returns it, with {', '.join(self.get_state())}, got {state!r:.100}")
         seed, offset, initialized = (int(state[name]) for name in ("seed", "offset", "initialized"))
+        if not 0 <= min(offset, initialized) <= max(offset, initialized) < 1 << 32:
+            raise ValueError(
+                f"the numbers of draws and of initial values are from 0 to 2**32 - 1, got {offset} and {initialized}"
+            )
         self.manual_seed(seed)
         self._set_offset(offset)
         self._initialized = initialized

@@ -217,7 +217,16 @@ def test_orbax_checkpoints_are_refused_as_a_whole(tmp_path):
         for value in ({1: 2}, (1, 2), object(), np.ones(2)):
             with pytest.raises(TypeError, match=r"config: .*JSON"):
                 checkpoints.save(1, model=net, config=value)
-        checkpoints.save(1, model=net, optimizer=optimizer)
+        numbered = Sampler(1)
+        numbered.state = {0: np.ones(1)}
+        with pytest.raises(TypeError, match="state: orbax holds states that are dicts"):
+            checkpoints.save(1, state=numbered)
+        assert checkpoints.save(1, model=net, optimizer=optimizer)
+        assert not checkpoints.save(1, model=net)
+        with pytest.raises(ValueError, match="has step 1, so step 0 would not be written"):
+            checkpoints.save(0, model=net)
+        with pytest.raises(FileNotFoundError, match="2"):
+            checkpoints.load(2, model=net)
         checkpoints.load(model=net)
         with pytest.raises(fnn.CheckpointError, match="no part 'average'"):
             checkpoints.load(average=net)

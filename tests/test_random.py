@@ -79,6 +79,23 @@ def test_state_of_a_generator():
     jax.tree.map(np.testing.assert_array_equal, (dropout(ONES), nn.Linear(2, 2).weight.value), expected)
 
 
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        (np.zeros(5056, np.uint8), TypeError),
+        ({"seed": 1}, TypeError),
+        ({"seed": 1, "offset": -1, "initialized": 0}, ValueError),
+        ({"seed": 1, "offset": 0, "initialized": 1 << 32}, ValueError),
+    ],
+)
+def test_what_is_no_state_of_a_generator_changes_nothing(state, error):
+    generator = fnn.Generator(3)
+    before = generator.get_state()
+    with pytest.raises(error):
+        generator.set_state(state)
+    assert generator.get_state() == before
+
+
 def test_masks_do_not_depend_on_how_many_parameters_there_are():
     fnn.manual_seed(4)
     expected = nn.Dropout(0.5)(ONES)
