@@ -16,19 +16,17 @@ jax.config.update("jax_num_cpu_devices", 4)
 import jax.numpy as jnp, numpy as np
 import fnn, fnn.nn as nn
 
-net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-twin = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-twin.load_state_dict(net.state_dict())
 x = np.random.default_rng(0).normal(size=(8, 3, 5, 5)).astype(np.float32)
 for devices, batch, count in ((None, 8, 4), ([1, 3], 8, 2), (None, 6, 2), (None, 7, 1)):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    twin = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    twin.load_state_dict(net.state_dict())
     parallel = nn.DataParallel(net, devices)
     for call in (parallel, fnn.jit(lambda x: parallel(x))):
         out = call(x[:batch])
         assert len(out.sharding.device_set) == count, (out.sharding, devices, batch)
         np.testing.assert_allclose(out, twin(x[:batch]), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(net[1].running_var.value, twin[1].running_var.value, rtol=1e-5)
-    twin(x[:batch])
-    net.load_state_dict(twin.state_dict())
 net = nn.DataParallel(nn.Linear(3, 2), dim=1)
 assert len(net(jnp.ones((5, 8, 3))).sharding.device_set) == 4
 """

@@ -44,6 +44,7 @@ def test_conversions_of_dtypes():
     same(scenario)
 
 
+@pytest.mark.filterwarnings("ignore:values of the state_dict lost precision")
 def test_a_converted_layer_stays_so_when_values_come():
     def scenario(nn, tensor):
         net = nn.Linear(2, 2)
