@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,9 @@ from fnn.scope import Scope
 Hook = Callable[..., Any]
 _EXTRA_STATE = "_extra_state"
 _CHUNK = 1 << 18  # values that are compared at once, so that this takes little memory
-_LOSSES = "losses"  # in the metadata of a module that loads: where conversions are noted
+
+_Losses = dict[tuple[np.dtype, np.dtype], list[str]]  # the names of values that a conversion changed, by the dtypes
+_losses: ContextVar[_Losses | None] = ContextVar("fnn_losses", default=None)  # of the load_state_dict that runs
 
 
 class _IncompatibleKeys(NamedTuple):
@@ -172,7 +175,7 @@ class StateDictMixin(Stateful):
                 if strict:
                     missing_keys.append(key)
                 continue
-            error = _give(handle, key, state_dict[key], local_metadata)
+            error = _give(handle, key, state_dict[key], bool(local_metadata.get("assign_to_params_buffers")))
             if error is not None:
                 error_msgs.append(error)
         extra = prefix + _EXTRA_STATE
@@ -234,12 +237,12 @@ class StateDictMixin(Stateful):
         missing: list[str] = []
         unexpected: list[str] = []
         errors: list[str] = []
-        losses: dict[tuple[np.dtype, np.dtype], list[str]] = {}
+        losses: _Losses = {}
 
         def load(module: Any, values: Mapping[str, Any], prefix: str) -> None:
-            local = {**({} if metadata is None else metadata.get(prefix[:-1], {})), _LOSSES: losses}
+            local = {} if metadata is None else metadata.get(prefix[:-1], {})
             if assign:
-                local["assign_to_params_buffers"] = True
+                local = {**local, "assign_to_params_buffers": True}
             state: OrderedDict[str, Any] = OrderedDict((key, value) for key, value in values.items() if key.startswith(prefix))
             if metadata is not None:
                 state._metadata = metadata  # type: ignore[attr-defined]
@@ -256,7 +259,11 @@ class StateDictMixin(Stateful):
                     )
 
         with Scope(atomic=True) as scope:
-            load(self, state_dict, "")
+            noted = _losses.set(losses)
+            try:
+                load(self, state_dict, "")
+            finally:
+                _losses.reset(noted)
             if strict:
                 for kind, keys in (("Unexpected", unexpected), ("Missing", missing)):
                     if keys:
@@ -302,7 +309,7 @@ def _renamed(state_dict: Mapping[str, Any], prefix: str, rename: Any) -> Ordered
     return renamed
 
 
-def _give(handle: Handle, key: str, value: Any, local_metadata: Mapping[str, Any]) -> str | None:
+def _give(handle: Handle, key: str, value: Any, assign: bool) -> str | None:
     """Gives a parameter or buffer the value that a state_dict has for it; returns what is wrong with it, if anything."""
     if is_lazy(value) and is_lazy(handle):
         return None
@@ -316,7 +323,6 @@ def _give(handle: Handle, key: str, value: Any, local_metadata: Mapping[str, Any
             f"size mismatch for {key}: copying a param with shape {shape} from checkpoint, the shape in current model is "
             f"{handle.shape}."
         )
-    assign = bool(local_metadata.get("assign_to_params_buffers"))
     source = from_tensor(value) if is_tensor(value) else value
     try:
         with np.errstate(invalid="ignore"):
@@ -324,8 +330,8 @@ def _give(handle: Handle, key: str, value: Any, local_metadata: Mapping[str, Any
         loss = _loss(source, array)
     except (OverflowError, TypeError, ValueError) as error:
         return f'While copying the parameter named "{key}": {error}'
-    if loss is not None and _LOSSES in local_metadata:
-        local_metadata[_LOSSES].setdefault(loss, []).append(key)
+    if loss is not None and (losses := _losses.get()) is not None:
+        losses.setdefault(loss, []).append(key)
     handle.value = array if assign else beside(array, handle._known())
     return None
 
@@ -357,7 +363,7 @@ def _loss(source: Any, array: jax.Array) -> tuple[np.dtype, np.dtype] | None:
     return None if same else (np.dtype(before), np.dtype(after))
 
 
-def _told(losses: Mapping[tuple[np.dtype, np.dtype], list[str]], name: str) -> str:
+def _told(losses: _Losses, name: str) -> str:
     """The warning of values that conversions changed."""
     kinds = [
         f"{len(keys)} from {before} to {after} ({keys[0]!r}{', ...' if len(keys) > 1 else ''})"
