@@ -4,7 +4,8 @@ from fnn import functional, nn, optim, precision
 from fnn.checkpoints import CheckpointManager, load_checkpoint, save_checkpoint
 from fnn.compilation import jit
 from fnn.debugging import NanReport, find_nan
-from fnn.precision import GradScaler, Policy, autocast
+from fnn.grad_scaler import GradScaler
+from fnn.precision import Policy, autocast
 from fnn.pure import Layer, bound, functional_call, pure, split, update
 from fnn.random import Generator, manual_seed, rng
 from fnn.scan import scan_layers

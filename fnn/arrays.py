@@ -93,7 +93,12 @@ def fitted(source: np.ndarray, asked: np.dtype) -> np.ndarray:
 
 
 def exported(array: jax.Array, dtype: np.dtype) -> Any:
-    """The array as a state_dict has it: a numpy array where the declared dtype has more bits than JAX holds."""
+    """The array as a state_dict has it: a numpy array where the declared dtype has more bits than JAX holds.
+
+    A traced value stays as JAX holds it.
+    """
+    if is_tracer(array):
+        return array
     return np.asarray(array).astype(dtype) if array.dtype != dtype and held_dtype(dtype) == array.dtype else array
 
 

@@ -10,7 +10,9 @@ tells whether a gradient of the inputs will come; and since it does, JAX transpo
 
 from __future__ import annotations
 
+import functools
 import warnings
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -25,6 +27,32 @@ Gradients = tuple[Any, ...]
 _TOKEN = -1  # its place among the values of a gate
 
 
+class _Held:
+    """Some objects, held until `loosen`, and weakly after that."""
+
+    def __init__(self, things: Iterable[Any]):
+        self._get: list[Callable[[], Any]] = [functools.partial(_itself, thing) for thing in things]
+
+    def things(self) -> list[Any]:
+        """Those that are still there."""
+        return [thing for get in self._get if (thing := get()) is not None]
+
+    def loosen(self) -> None:
+        """Keeps none of them alive."""
+        self._get = [_weakly(thing) for thing in self.things()]
+
+
+def _itself(thing: Any) -> Any:
+    return thing
+
+
+def _weakly(thing: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(thing)
+    except TypeError:  # some objects cannot be referred to weakly
+        return functools.partial(_itself, thing)
+
+
 class Crossing:
     """One call of a module whose gradients are looked at.
 
@@ -35,9 +63,7 @@ class Crossing:
     """
 
     def __init__(self, module: Any, pre_hooks: Iterable[Callable[..., Any]], hooks: Iterable[Callable[..., Any]]):
-        self.module = module
-        self.pre_hooks = list(pre_hooks)
-        self.hooks = list(hooks)
+        self._module, self._pre_hooks, self._hooks = _Held([module]), _Held(pre_hooks), _Held(hooks)
         self.sizes = {"inputs": 0, "outputs": 0}
         self._token: Any = None
         self._grad_output: Gradients | None = None
@@ -80,28 +106,39 @@ class Crossing:
             last: whether no gradient of the inputs will come.
             gradients: one for each value on that side, or None.
         """
+        (module,) = self._module.things() or (None,)
+        if module is None:
+            return gradients
         if side == "inputs":
             grad_output, self._grad_output = self._grad_output, None
-            for hook in self.hooks if grad_output is not None else ():
-                gradients = _replaced("Backward hook", "grad_input", gradients, hook(self.module, gradients, grad_output))
+            for hook in self._hooks.things() if grad_output is not None else ():
+                gradients = _replaced("Backward hook", "grad_input", gradients, hook(module, gradients, grad_output))
+            self.loosen()
             return gradients
-        for hook in self.pre_hooks:
-            gradients = _replaced("Backward pre hook", "grad_output", gradients, hook(self.module, gradients))
+        for hook in self._pre_hooks.things():
+            gradients = _replaced("Backward pre hook", "grad_output", gradients, hook(module, gradients))
         if not last:
             self._grad_output = gradients
-        elif self.hooks:
-            self._call_without_inputs(gradients)
+            return gradients
+        if hooks := self._hooks.things():
+            self._call_without_inputs(module, hooks, gradients)
+        self.loosen()
         return gradients
 
-    def _call_without_inputs(self, grad_output: Gradients) -> None:
+    def loosen(self) -> None:
+        """Holds the module and the functions weakly from now on: JAX keeps what it has traced, and this with it."""
+        for held in (self._module, self._pre_hooks, self._hooks):
+            held.loosen()
+
+    def _call_without_inputs(self, module: Any, hooks: Iterable[Callable[..., Any]], grad_output: Gradients) -> None:
         warnings.warn(
             "Full backward hook is firing when gradients are computed with respect to module outputs since no inputs require "
             "gradients.",
             stacklevel=2,
         )
         nothing = (None,) * self.sizes["inputs"]
-        for hook in self.hooks:
-            result = hook(self.module, nothing, grad_output)
+        for hook in hooks:
+            result = hook(module, nothing, grad_output)
             if result is not None and not (isinstance(result, tuple) and all(value is None for value in result)):
                 raise RuntimeError(
                     "Backward hook for Modules where no input requires gradient should always return None or None for all "
@@ -147,8 +184,8 @@ def _derivative(
 def _transpose(cotangents: Any, *operands: Any, crossing: Crossing, side: str, places: tuple[int, ...]) -> list[Any]:
     gradients: list[Any] = [None] * crossing.sizes[side]
     for place, cotangent in zip(places, cotangents, strict=True):
-        if place != _TOKEN and not isinstance(cotangent, ad.Zero):
-            gradients[place] = cotangent
+        if place != _TOKEN and not (side == "outputs" and isinstance(cotangent, ad.Zero)):
+            gradients[place] = ad.instantiate_zeros(cotangent)  # as in torch, where an input has no effect
     changed = crossing.came(side, _TOKEN not in places, tuple(gradients))
     results: list[Any] = []
     for place, operand in zip(places, operands, strict=True):

@@ -90,6 +90,9 @@ class Stateful:
             try:
                 return scope.attribute(self, name)
             except AttributeError:
+                before = _scope.before_loss(self)
+                if name in before:
+                    return before[name]
                 for recorder in scope.recorders:
                     recorder.see_absent(self, name)
         if _scope.was_lost(self, name):
@@ -280,13 +283,19 @@ def _mutable(thing: Any) -> bool:
     return (isinstance(thing, (list, dict, set)) and not isinstance(thing, Registry)) or _is_record(thing)
 
 
+def _attributes(thing: Any) -> dict[str, Any]:
+    """The attributes of an object as code that is traced finds them."""
+    before = _scope.before_loss(thing)
+    return {**before, **vars(thing)} if before else vars(thing)
+
+
 class _Guard:
     """The snapshot of one object's attributes."""
 
     __slots__ = ("absent", "attributes", "mutable", "names", "others", "ref", "scalars", "versions")
 
     def __init__(self, thing: Stateful):
-        now = vars(thing)
+        now = _attributes(thing)
         self.ref = weakref.ref(thing)
         self.names = set(now)
         self.attributes = {name: _look(value) for name, value in now.items()}
@@ -321,7 +330,7 @@ class _Guard:
         thing = self.ref()
         if thing is None:
             return False
-        now = vars(thing)
+        now = _attributes(thing)
         for name, value in self.scalars:
             if now.get(name, _ABSENT) is not value:
                 return False
@@ -339,7 +348,7 @@ class _Guard:
         thing = self.ref()
         if thing is None:
             return "an object that no longer exists"
-        now = vars(thing)
+        now = _attributes(thing)
         for name, item in self.attributes.items():
             if not item.matches(now.get(name, _ABSENT)):
                 return f"{type(thing).__name__}.{name.lstrip('_')}"
@@ -356,7 +365,7 @@ class _Guard:
         thing = self.ref()
         if thing is None:
             return False
-        now = vars(thing)
+        now = _attributes(thing)
         return all(self.attributes[name].matches(now.get(name, _ABSENT)) for name in self.mutable)
 
 

@@ -5,17 +5,39 @@ from __future__ import annotations
 import contextlib
 import functools
 import types
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 
 from fnn import scope as _scope
-from fnn.guards import Stateful
+from fnn.guards import Registry, Stateful
+from fnn.scope import Scope
 
-_DEPTH = 4  # how far into functions, containers and objects to look
+_DEPTH = 6  # how far into functions, containers and objects to look
+_MOST = 20_000  # how many things to look at
+_LEAVES = (type(None), bool, int, float, complex, str, bytes)
 
 Place = Callable[[Any], None]  # puts a value where another one is kept
+
+
+def handed_on(scope: Scope) -> tuple[list[Any], list[Place]]:
+    """The traced values that code in a scope has left in hooks and attributes, and how to put them there again.
+
+    The owner of the scope takes them out of its transformation and puts them back, as what they are outside.
+    """
+    values, places = kept_by_hooks(scope.root.hooked)
+    for owner, name, value in scope.take_attributes():
+        values.append(value)
+        places.append(functools.partial(setattr, owner, name))
+    return values, places
+
+
+def put_back(places: list[Place], values: list[Any]) -> None:
+    """Puts values that were handed on where they were kept."""
+    for place, value in zip(places, values, strict=True):
+        place(value)
 
 
 def kept_by_hooks(modules: Iterable[Any]) -> tuple[list[Any], list[Place]]:
@@ -55,15 +77,17 @@ class Ended:
 jax.tree_util.register_pytree_node(Ended, Ended._refuse, Ended._refuse)  # jnp functions flatten their arguments
 
 
-def end_leaks_of_hooks(modules: Iterable[Any]) -> None:
-    """Puts `Ended` where hooks of modules keep a traced value. For the end of an outermost trace."""
-    _, places = kept_by_hooks(modules)
+def end_leaks_of_hooks(scope: Scope) -> None:
+    """Puts `Ended` where hooks keep a traced value, and lets go of their modules. For the end of an outermost scope."""
+    _, places = kept_by_hooks(scope.hooked)
     for place in places:
         place(Ended())
+    for crossing in scope.crossings:
+        crossing.loosen()
 
 
 def _traced_in(thing: Any, seen: set[int], depth: int) -> Iterator[tuple[Any, Place]]:
-    if id(thing) in seen or depth > _DEPTH or isinstance(thing, (Stateful, type, types.ModuleType)):
+    if id(thing) in seen or depth > _DEPTH or len(seen) > _MOST or isinstance(thing, (type, types.ModuleType, *_LEAVES)):
         return
     seen.add(id(thing))
     for part, place in list(_parts(thing)):
@@ -89,21 +113,42 @@ def _parts(thing: Any) -> Iterator[tuple[Any, Place]]:
                 yield cell.cell_contents, functools.partial(setattr, cell, "cell_contents")
         space = thing.__globals__
         for name in thing.__code__.co_names:
-            if name in space and not isinstance(space[name], types.FunctionType):
+            if name in space and getattr(space[name], "__globals__", space) is space:  # functions of other files hold their own
                 yield space[name], functools.partial(space.__setitem__, name)
-    elif isinstance(thing, list):
+        yield vars(thing), _nowhere
+    elif isinstance(thing, (list, deque)):
         yield from ((part, functools.partial(_set_item, thing, part)) for part in thing)
+    elif isinstance(thing, set):
+        yield from ((part, functools.partial(_set_member, thing, part)) for part in thing)
     elif isinstance(thing, dict):
         yield from ((part, functools.partial(thing.__setitem__, key)) for key, part in thing.items())
     elif isinstance(thing, tuple):
         yield from ((part, _nowhere) for part in thing)
-    elif hasattr(thing, "__dict__") and not hasattr(thing, "__array__"):
-        yield from ((part, functools.partial(vars(thing).__setitem__, name)) for name, part in vars(thing).items())
+    elif isinstance(thing, Stateful):
+        # What is set as an attribute of it stays in a scope, and what is in its registries is no hook's.
+        yield from ((part, _nowhere) for part in vars(thing).values() if not isinstance(part, Registry))
+    elif not hasattr(thing, "__array__"):
+        for kind in type(thing).__mro__:
+            slots = vars(kind).get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if hasattr(thing, name):
+                    yield getattr(thing, name), functools.partial(setattr, thing, name)
+            yield from ((part, _nowhere) for part in vars(kind).values() if isinstance(part, (list, deque, dict, set)))
+        yield from (
+            (part, functools.partial(vars(thing).__setitem__, name)) for name, part in getattr(thing, "__dict__", {}).items()
+        )
 
 
 def _nowhere(value: Any) -> None:
     """What is part of a callable object stays."""
 
 
-def _set_item(items: list[Any], old: Any, value: Any) -> None:
-    items[:] = [value if item is old else item for item in items]
+def _set_item(items: Any, old: Any, value: Any) -> None:
+    for i, item in enumerate(items):
+        if item is old:
+            items[i] = value
+
+
+def _set_member(members: set[Any], old: Any, value: Any) -> None:
+    members.discard(old)
+    members.add(value)

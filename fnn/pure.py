@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from fnn import random as _random
 from fnn import scope as _scope
 from fnn.arrays import as_array
-from fnn.guards import Stateful
+from fnn.guards import Registry, Stateful
+from fnn.leaks import end_leaks_of_hooks
 from fnn.scope import OWN, Cell, Missing, Scope
 from fnn.transforms import plain, restartable
 from fnn.tree import nest, unnest
@@ -92,8 +93,15 @@ def pure(module: Any) -> Layer:
 
         def attempt(token: bool) -> Any:
             stream.count = 0
-            with _random.drawing_from(stream), Scope(held, token=token, mode=mode, writable=writable) as scope:
-                out = plain(_method(root, method)(*args, **kwargs))
+            try:
+                with (
+                    _random.drawing_from(stream),
+                    Scope(held, token=token, mode=mode, writable=writable, forgets=True) as scope,
+                ):
+                    out = plain(_method(root, method)(*args, **kwargs))
+            finally:
+                picture.restore()
+            end_leaks_of_hooks(scope)
             if state is None:
                 return out
             new = {name: scope.written.get(picture.cells[name], value) for name, value in frozen.items()}
@@ -136,6 +144,7 @@ class _picture:
         if not isinstance(module, Stateful) or not hasattr(module, "named_modules"):
             raise TypeError(f"fnn.pure takes a Module, got {type(module).__name__}")
         self._clones: dict[int, Any] = {}
+        self._containers: list[tuple[Any, Any]] = []  # of attributes, and what was in them
         originals = list(module.modules())
         for original in originals:
             self._clones[id(original)] = object.__new__(type(original))
@@ -157,12 +166,18 @@ class _picture:
             return self._clones[id(value)]
         if isinstance(value, tuple) and type(value) is not tuple:
             return type(value)(*map(self._copy, value)) if hasattr(value, "_fields") else value
-        if type(value) in (list, tuple, set):
-            return type(value)(map(self._copy, value))
+        if type(value) is tuple:
+            return tuple(map(self._copy, value))
+        if type(value) in (list, set):
+            copied = type(value)(map(self._copy, value))
+            self._containers.append((copied, copied.copy()))
+            return copied
         if isinstance(value, dict):
             copied = copy.copy(value)
             for key, item in value.items():
                 copied[key] = self._copy(item)
+            if not isinstance(value, Registry):
+                self._containers.append((copied, copied.copy()))
             return copied
         if isinstance(value, types.MethodType) and id(value.__self__) in self._clones:
             return types.MethodType(value.__func__, self._clones[id(value.__self__)])
@@ -170,6 +185,15 @@ class _picture:
             keywords = {name: self._copy(item) for name, item in value.keywords.items()}
             return functools.partial(self._copy(value.func), *map(self._copy, value.args), **keywords)
         return value
+
+    def restore(self) -> None:
+        """Puts back into lists, dicts and sets of the modules what was there, in case forward changed them."""
+        for container, before in self._containers:
+            if isinstance(container, list):
+                container[:] = before
+            else:
+                container.clear()
+                container.update(before)
 
     def unsettled(self) -> list[str]:
         """The names of parameters and buffers whose shape is not known yet."""
@@ -343,6 +367,8 @@ class bound:
 
     def __exit__(self, *error: Any) -> None:
         self._scope.__exit__(*error)
+        if error[0] is None:
+            end_leaks_of_hooks(self._scope)
         self._scope.count_outside()
 
 
@@ -391,12 +417,14 @@ def functional_call(
             given here (batch statistics) is put into the dict, as torch changes the tensors in it.
         args: the positional arguments, a tuple, or a single one.
         kwargs: the keyword arguments.
-        tie_weights: whether a value given for one name of a shared parameter counts for its other names.
-        strict: whether every parameter and buffer must be given, and nothing else.
+        tie_weights: whether a value given for one name of a shared parameter counts for its other names. A shared parameter
+            is one array, so without it all of its names must be given, or none.
+        strict: whether every parameter and buffer must be given, and nothing else; else unknown names are ignored.
 
     Raises:
         RuntimeError: where names are missing or unexpected, with `strict`.
         ValueError: where tied names are given different values.
+        NotImplementedError: where some names of a shared parameter are given without `tie_weights`.
 
     Example:
         >>> import fnn, jax.numpy as jnp
@@ -415,11 +443,11 @@ def functional_call(
     missing = [name for name, cell in every.items() if name not in names and not (tie_weights and cell in given)]
     if strict and (missing or unexpected):
         raise RuntimeError(f"Missing key(s): {missing}. Unexpected key(s): {unexpected}.")
-    if unexpected:
-        raise KeyError(f"{type(module).__name__} has no parameter or buffer named {unexpected}")
     held: dict[Cell, Any] = {}
     for values in dicts:
         for name, value in values.items():
+            if name not in every:
+                continue  # as in torch, unless strict
             if every[name] in held and held[every[name]] is not value:
                 raise ValueError(f"functional_call got different values for {name!r} and another name of the same parameter")
             held[every[name]] = value
@@ -436,7 +464,7 @@ def functional_call(
     out, written = restartable(module, attempt)
     for values in dicts:
         for name in values:
-            if every[name] in written:
+            if every.get(name) in written:
                 values[name] = written[every[name]]
     _scope.commit({cell: value for cell, value in written.items() if cell not in held})
     return out

@@ -30,7 +30,7 @@ _current: ContextVar[Scope | None] = ContextVar("fnn_scope", default=None)
 _token = jax.make_user_context(None)
 _tokens = itertools.count(1)
 _serials = itertools.count(1)
-_lost: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+_lost: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()  # and what was there before
 
 _APART = "apart"  # the token of eager code where plain JAX keeps a trace with a value of ours; under it, no trace has one
 _any_baked = False
@@ -243,6 +243,7 @@ class Scope:
         block: whether it is the scope of a `with` block, which cannot run again with a token; modules called in it can.
         staged: whether plain JAX is staging the code; by default what holds where the scope is opened.
         atomic: whether all attributes that the code sets are taken back where it fails, not just traced ones.
+        forgets: whether they are taken back always.
     """
 
     def __init__(
@@ -257,6 +258,7 @@ class Scope:
         block: bool = False,
         staged: bool | None = None,
         atomic: bool = False,
+        forgets: bool = False,
     ):
         self.held = dict(held or {})
         self.written: dict[Cell, Any] = {}
@@ -269,7 +271,9 @@ class Scope:
         self.block = block
         self._around = staged
         self._atomic = atomic
+        self._forgets = forgets
         self.hooked: list[Any] = []  # of an outermost scope, the modules whose hooks have run
+        self.crossings: list[Any] = []  # and those of their calls that backward hooks look at
         self.outer: Scope | None = None
         self.closed = False
         self.inner_reads = False  # whether a function that JAX traced inside has read something of the scope
@@ -319,14 +323,18 @@ class Scope:
             for undo in reversed(self.undo):
                 undo()
             changed()
-        if error is not None and (self.staged or self._atomic or kind is Restart):
-            self._restore_attributes()
-            changed()
+        if error is not None:
+            for crossing in self.crossings:  # JAX keeps what it has traced, and runs it no more
+                crossing.loosen()
+        if self._forgets or (error is not None and (self.staged or self._atomic or kind is Restart)):
+            if self._replaced:
+                self._restore_attributes()
+                changed()
         else:
             for key in self._attributes:
                 owner, old = self._replaced[key]
                 if error is None:
-                    _lost.setdefault(owner, set()).add(key[1])
+                    _lost.setdefault(owner, {})[key[1]] = old
                 elif old is not _ABSENT:
                     vars(owner)[key[1]] = old
 
@@ -445,7 +453,7 @@ class Scope:
         """Notes an attribute that code in the scope sets; a traced value is kept here, not in the object."""
         key = (id(owner), name)
         if key not in self._replaced:
-            self._replaced[key] = (owner, vars(owner).get(name, _ABSENT))
+            self._replaced[key] = (owner, vars(owner).get(name, _lost.get(owner, {}).get(name, _ABSENT)))
         if traced:
             vars(owner).pop(name, None)
             self._attributes[key] = value
@@ -453,6 +461,17 @@ class Scope:
             self._attributes.pop(key, None)
         for recorder in self.recorders:
             recorder.assigned.add(key)
+
+    def take_attributes(self) -> list[tuple[Any, str, Any]]:
+        """The traced values that code in the scope set as attributes: object, name and value; for who hands them on."""
+        taken = []
+        for key, value in self._attributes.items():
+            owner, old = self._replaced.pop(key)
+            if old is not _ABSENT:
+                vars(owner)[key[1]] = old
+            taken.append((owner, key[1], value))
+        self._attributes.clear()
+        return taken
 
     @property
     def sets_attributes(self) -> bool:
@@ -472,12 +491,21 @@ class Scope:
 def forget_lost(owner: Any, name: str) -> None:
     """Notes that an attribute has a value again that outlives every scope."""
     if _lost and owner in _lost:
-        _lost[owner].discard(name)
+        _lost[owner].pop(name, None)
 
 
 def was_lost(owner: Any, name: str) -> bool:
     """Whether an attribute was set to a traced value in a scope that has closed."""
     return bool(_lost) and name in _lost.get(owner, ())
+
+
+def before_loss(owner: Any) -> dict[str, Any]:
+    """The attributes that were set to traced values in scopes that have closed, as they were before.
+
+    Code that runs in a scope sees them: `if self.cache is None: self.cache = ...` computes the cache again.
+    """
+    lost = _lost.get(owner) if _lost else None
+    return {name: old for name, old in lost.items() if old is not _ABSENT} if lost else {}
 
 
 def read_all(cells: Iterable[Cell]) -> list[Any]:

@@ -16,6 +16,7 @@ from jax.extend import core
 
 from fnn import random as _random
 from fnn.arrays import as_array, held_dtype, is_tensor
+from fnn.leaks import end_leaks_of_hooks
 from fnn.pure import _Dry, _picture
 from fnn.scope import OWN, Scope
 
@@ -336,8 +337,10 @@ class _Watch:
                 given[i] = array
             args, kwargs = jax.tree.unflatten(tree, given)
             stream = _Dry(_random.as_key(0))
-            with _random.drawing_from(stream), Scope(dict(zip(cells, values, strict=True)), mode=mode, misses={}):
+            held = dict(zip(cells, values, strict=True))
+            with _random.drawing_from(stream), Scope(held, mode=mode, misses={}, forgets=True) as scope:
                 out = picture.root(*args, **kwargs)
+            end_leaks_of_hooks(scope)
             return [leaf for leaf in jax.tree.leaves(out) if isinstance(leaf, jax.Array)]
 
         values = [jax.ShapeDtypeStruct(cell.shape, cell.dtype) for cell in cells]

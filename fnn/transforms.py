@@ -17,7 +17,7 @@ import numpy as np
 from fnn import random as _random
 from fnn import scope as _scope
 from fnn.guards import Stateful, refuse_leaks
-from fnn.leaks import kept_by_hooks
+from fnn.leaks import end_leaks_of_hooks, handed_on, put_back
 from fnn.scope import Cell, Restart, Scope
 from fnn.tree import nest, unnest
 
@@ -148,23 +148,26 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
             target = _Differentiable(args, numbers)
             cells: list[Cell] = []
             places: list[Any] = []
+            scopes: list[Scope] = []
 
             def inner(values: Any) -> Any:
                 held, placed = target.place(values, args)
                 with Scope(held, token=token) as scope:
                     out = plain(function(*placed, **kwargs))
+                    kept, places[:] = handed_on(scope)
+                    scopes[:] = [scope]
                 if not has_aux:
                     out = (out, None)
                 elif not (isinstance(out, (tuple, list)) and len(out) == 2):
                     raise TypeError(f"with has_aux=True the function must return a pair (value, aux), got {type(out).__name__}")
                 cells[:] = scope.written
-                kept, places[:] = kept_by_hooks(scope.root.hooked)
                 return out[0], (out[1], tuple(scope.written.values()), kept)
 
             (value, (aux, written, kept)), grads = jax.value_and_grad(inner, has_aux=True)(target.values)
             refuse_leaks(target.modules())
-            for place, array in zip(places, kept, strict=True):
-                place(array)  # what hooks keep of an eager call are arrays, with gradients or without
+            put_back(places, kept)
+            if _scope.at_top():  # what backward hooks keep where fnn.checkpoint traced them
+                end_leaks_of_hooks(scopes[0])
             _scope.commit(dict(zip(cells, written, strict=True)))
             gradients = target.gradients(grads)
             gradient = gradients[0] if isinstance(argnums, int) else tuple(gradients)
@@ -269,6 +272,8 @@ def checkpoint(function: Callable[..., Any], **options: Any) -> Callable[..., An
         leaves, tree = jax.tree.flatten((args, kwargs))
         arrays = [leaf if _is_array(leaf) else None for leaf in leaves]
         cells: list[Cell] = []
+        places: list[Any] = []
+        scopes: list[Scope] = []
         staged = _scope.in_staged_code()  # before our own staging, which no other call sees
 
         def inner(arrays: Any) -> Any:
@@ -276,10 +281,15 @@ def checkpoint(function: Callable[..., Any], **options: Any) -> Callable[..., An
             args, kwargs = jax.tree.unflatten(tree, placed)
             with Scope(staged=staged) as scope:
                 out = plain(function(*args, **kwargs))
+                kept, places[:] = handed_on(scope)
+                scopes[:] = [scope]
             cells[:] = scope.written
-            return out, tuple(scope.written.values())
+            return out, tuple(scope.written.values()), kept
 
-        out, written = jax.checkpoint(inner, **options)(arrays)
+        out, written, kept = jax.checkpoint(inner, **options)(arrays)
+        put_back(places, kept)
+        if _scope.at_top():
+            end_leaks_of_hooks(scopes[0])
         _scope.commit(dict(zip(cells, written, strict=True)))
         return out
 
@@ -308,19 +318,23 @@ def capture(module: Any, names: Sequence[str]) -> Callable[..., Any]:
         (1, 3)
     """
 
+    if not hasattr(module, "named_modules"):
+        raise TypeError(f"fnn.capture takes a Module, got {type(module).__name__}; compile the function that it returns")
+
     def captured(*args: Any, **kwargs: Any) -> Any:
         modules = dict(module.named_modules())
         for name in names:
             if name not in modules and name.rpartition(".")[0] not in modules:
                 raise AttributeError(f"{type(module).__name__} has no module or attribute {name!r}")
+        wanted = {
+            name: _outputs.setdefault(modules[name], Cell(label=f"the output of {name}")) for name in names if name in modules
+        }
 
         def attempt(token: bool) -> Any:
             found: dict[str, Any] = {}
-            hooks = [
-                modules[name].register_forward_hook(lambda _, args, out, name=name: found.update({name: out}))
-                for name in names
-                if name in modules
-            ]
+            added = [name for name in wanted if _CAPTURE not in modules[name]._forward_hooks]
+            for name in added:  # the same key and function each time, so that what was compiled with them is found again
+                modules[name]._forward_hooks[_CAPTURE] = _note_output
             try:
                 with Scope(token=token) as scope:
                     out = module(*args, **kwargs)
@@ -329,13 +343,23 @@ def capture(module: Any, names: Sequence[str]) -> Callable[..., Any]:
                             owner, _, attribute = name.rpartition(".")
                             found[name] = getattr(modules[owner], attribute)
             finally:
-                for hook in hooks:
-                    hook.remove()
+                for name in added:
+                    del modules[name]._forward_hooks[_CAPTURE]
+            found |= {name: scope.written[cell] for name, cell in wanted.items() if cell in scope.written}
             if missing := [name for name in names if name not in found]:
                 raise AttributeError(f"{type(module).__name__} did not call {missing}")
-            _scope.commit(scope.written)
-            return out, found
+            own = {wanted[name] for name in added}
+            _scope.commit({cell: value for cell, value in scope.written.items() if cell not in own})
+            return out, {name: found[name] for name in names}
 
         return restartable(module, attempt)
 
     return captured
+
+
+_CAPTURE = "fnn.capture"
+_outputs: weakref.WeakKeyDictionary[Any, Cell] = weakref.WeakKeyDictionary()
+
+
+def _note_output(module: Any, args: Any, out: Any) -> None:
+    _scope.write(_outputs[module], out)

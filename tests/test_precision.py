@@ -565,3 +565,19 @@ def test_no_warning_is_given_from_within_the_library():
         warnings.simplefilter("always")
         F.softmax(jnp.asarray(X))
     assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize(
+    "call", [lambda scaler, optimizer: scaler.step(optimizer), lambda scaler, optimizer: scaler.unscale_(optimizer)]
+)
+def test_a_step_is_taken_once_before_an_update(call):
+    theirs, ours = torch.nn.Linear(2, 1), nn.Linear(2, 1)
+    scalers = torch.amp.GradScaler("cpu"), fnn.GradScaler("cpu")
+    optimizers = torch.optim.SGD(theirs.parameters(), 0.1), fnn.optim.Optimizer(ours, optax.sgd(0.1))
+    scalers[0].scale(theirs(torch.ones(2)).sum()).backward()
+    fnn.backward(lambda net: scalers[1].scale(net(jnp.ones(2)).sum()), ours)
+    for scaler, optimizer in zip(scalers, optimizers, strict=True):
+        scaler.step(optimizer)
+        with pytest.raises(RuntimeError, match=r"since the last update|being called after step"):
+            getattr(scaler, method)(optimizer)
+        scaler.update()

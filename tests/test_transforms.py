@@ -157,3 +157,71 @@ def test_capture_gives_outputs_and_attributes_as_results():
     with pytest.raises(AttributeError, match=r"no module or attribute 'nothing\.here'"):
         fnn.capture(net, ["nothing.here"])(X)
     assert not net.body[0]._forward_hooks
+
+
+class Cached(nn.Module):
+    """Fills a cache when it is first called, as rotary embeddings do, and grows it for longer inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.cache = None
+
+    def forward(self, x):
+        if self.cache is None or self.cache.shape[0] < x.shape[0]:
+            self.cache = jnp.arange(float(x.shape[0]))[:, None]
+        return self.layer(x) + self.cache[: x.shape[0]]
+
+
+def test_a_cache_that_forward_fills_is_filled_in_each_trace():
+    net = Cached()
+    expected = {n: net.layer(jnp.ones((n, 3))) + jnp.arange(float(n))[:, None] for n in (2, 3, 5)}
+    compiled, apply = fnn.jit(net), jax.jit(fnn.pure(net).apply)
+    for n in (2, 2, 5, 3, 5, 2):
+        x = jnp.ones((n, 3))
+        for call in (compiled, lambda x: apply(fnn.split(net)[0], x), net, lambda x: fnn.jit(Cached.forward)(net, x)):
+            close(call(x), expected[n])
+    assert compiled._compiled <= 3
+
+
+class Notes(nn.Module):
+    """Sets attributes in forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.calls, self.first, self.seen, self.out = 0, True, [], None
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen.append(self.calls)
+        if self.first:
+            self.first = False
+            x = x * 2
+        self.out = self.layer(x)
+        return self.out * len(self.seen)
+
+
+def test_apply_of_a_module_that_sets_attributes_is_pure():
+    net = Notes()
+    init, apply = fnn.pure(net)
+    params, _ = init(0)
+    first = apply(params, X)
+    for _ in range(3):
+        close(apply(params, X), first)
+        close(jax.jit(apply)(params, X), first)
+    close(jax.jit(apply)(params, X[:2]), first[:2])
+    assert (net.calls, net.first, net.seen) == (0, True, [])
+
+
+def test_attributes_set_in_an_eager_gradient_are_arrays():
+    net = Notes()
+    fnn.backward(lambda net: net(X).sum(), net)
+    close(net.out, net.layer(X * 2))
+    fnn.grad(lambda net: fnn.checkpoint(net)(X).sum())(net)
+    close(net.out, net.layer(X))
+    fnn.jit(lambda net: fnn.grad(lambda net: net(X).sum())(net))(net)
+    with pytest.raises(AttributeError, match=r"fnn\.capture"):
+        net.out  # noqa: B018
+    fnn.backward(lambda net: net(X).sum(), net)
+    close(net.out, net.layer(X))

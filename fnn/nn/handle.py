@@ -177,7 +177,10 @@ class Handle(Cell):
 
     @grad.setter
     def grad(self, value: Any) -> None:
-        self._grad_cell().value = None if value is None else as_array(value)
+        value = None if value is None else as_array(value)
+        if value is not None and value.shape != self.shape:
+            raise RuntimeError(f"assigned grad has data of a different size: expected {self.shape}, got {value.shape}")
+        self._grad_cell().value = value
 
     def _grad_cell(self) -> Cell:
         if self._grad is None:

@@ -164,6 +164,8 @@ def destination(args: tuple[Any, ...], device: Any, dtype: Any) -> tuple[Any, np
             device, dtype = array.sharding, array.dtype
         elif isinstance(arg, (jax.Device, jax.sharding.Sharding)) or (isinstance(arg, str) and _is_platform(arg)):
             device = arg
+        elif isinstance(arg, str) and not hasattr(np, arg) and not hasattr(jnp, arg):
+            raise RuntimeError(f"expected a device such as 'cpu' or 'gpu:1', or a dtype, got {arg!r}")
         elif arg is not None:
             dtype = arg
     if isinstance(device, str) and device != _META:

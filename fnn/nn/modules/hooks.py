@@ -23,7 +23,7 @@ class HookRegistry(Registry):
 
 
 class RemovableHandle:
-    """Takes a hook away: by `remove()`, or at the end of a `with` block.
+    """Takes a hook away: by `remove()`, or at the end of a `with` block. A copy made with a module is of the copied hook.
 
     Args:
         hooks_dict: the hooks, by id.
@@ -42,8 +42,15 @@ class RemovableHandle:
     _ids = itertools.count()
 
     def __init__(self, hooks_dict: Any, *, extra_dict: Any = ()):
-        self.id = next(self._ids)
+        self.id = next(number for number in self._ids if number not in hooks_dict)  # which may come out of a pickle
         self._dicts = [weakref.ref(hooks) for hooks in (hooks_dict, *extra_dict)]
+
+    def __getstate__(self) -> Any:
+        return self.id, [ref() for ref in self._dicts]
+
+    def __setstate__(self, state: Any) -> None:
+        self.id, dicts = state
+        self._dicts = [weakref.ref(HookRegistry() if hooks is None else hooks) for hooks in dicts]
 
     def remove(self) -> None:
         """Takes the hook away; a second call does nothing."""
@@ -205,6 +212,8 @@ class HooksMixin(Stateful):
             if pre_hooks or hooks:
                 crossing = Crossing(self, [hook for _, hook in pre_hooks], [hook for _, hook in hooks])
                 args = crossing.inputs(args)
+                if scope is not None:
+                    scope.root.crossings.append(crossing)
             out = self.forward(*args, **kwargs)
             for key, hook in _of(self, "_forward_hooks"):
                 called.add(key)

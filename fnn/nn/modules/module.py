@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn import scope as _scope
+from fnn.arrays import is_tensor
 from fnn.compilation import jit
 from fnn.guards import Registry, Stateful, touch
 from fnn.nn.handle import Handle
@@ -175,6 +176,10 @@ class Module(StateDictMixin, ConversionMixin, HooksMixin):
         elif name in attributes.get("_buffers", ()):
             if value is None:
                 self._buffers[name] = None
+            elif not (isinstance(value, (jax.Array, np.ndarray, np.generic, Handle)) or is_tensor(value)):
+                raise TypeError(
+                    f"cannot assign '{type(value).__name__}' as buffer '{name}' (nn.Buffer, array or None expected)"
+                )
             elif self._buffers[name] is None:
                 self._add_buffer(name, Buffer(value), name not in self._non_persistent_buffers_set)
             else:
@@ -485,6 +490,11 @@ class Module(StateDictMixin, ConversionMixin, HooksMixin):
         leaves, tree = jax.tree.flatten((args, kwargs))
         places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray, np.generic, Stateful)))
         static = tuple(None if i in places else leaf for i, leaf in enumerate(leaves))
+        if unhashable := [leaf for leaf in static if type(leaf).__hash__ is None]:
+            raise TypeError(
+                f"a compiled {type(self).__name__} cannot take a {type(unhashable[0]).__name__}: arguments that are no arrays "
+                "are compiled in, and must be hashable"
+            )
         return self._compiled_call_impl(self, (tree, places, static), [leaves[i] for i in places])
 
     def _note_place(self, error: Exception) -> None:

@@ -287,3 +287,29 @@ def test_a_buffer_takes_no_name_that_means_something_else():
         return [name for name, _ in layer.named_buffers()]
 
     same(scenario)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda nn, tensor: setattr(nn.BatchNorm1d(3), "running_mean", 3),
+        lambda nn, tensor: setattr(nn.BatchNorm1d(3), "num_batches_tracked", 0),
+        lambda nn, tensor: setattr(nn.BatchNorm1d(3), "running_mean", [1.0]),
+        lambda nn, tensor: setattr(nn.Linear(2, 2).weight, "grad", tensor(np.ones(7, np.float32))),
+        lambda nn, tensor: nn.Linear(2, 2).to("nowhere"),
+    ],
+)
+def test_what_torch_refuses_is_refused(mistake):
+    def scenario(nn, tensor):
+        with pytest.raises((TypeError, RuntimeError)) as caught:
+            mistake(nn, tensor)
+        return caught.type
+
+    same(scenario)
+
+
+def test_what_a_compiled_module_cannot_take():
+    net = fnn.nn.Identity()
+    net.compile()
+    with pytest.raises(TypeError, match="cannot take a set"):
+        net({1, 2})

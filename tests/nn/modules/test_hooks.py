@@ -2,9 +2,12 @@
 
 import copy
 import functools
+import gc
 import itertools
+import pickle
 import warnings
-from collections import OrderedDict
+import weakref
+from collections import OrderedDict, deque
 
 import jax
 import jax.numpy as jnp
@@ -559,3 +562,141 @@ def test_capture_gives_what_a_hook_would_keep():
 
     (_, values), _ = step(net, x)
     assert_close(values["0"], expected)
+
+
+def test_gradients_of_inputs_that_have_no_effect_are_zero():
+    def scenario(side):
+        class Two(side.nn.Module):
+            def forward(self, a, b):
+                return a * 2, b * 3
+
+        layer, seen = Two(), []
+        layer.register_full_backward_hook(lambda m, gi, go: seen.append((gi, go)))
+        side.gradients(layer, X, X, loss=lambda out: out[0].sum())
+        return seen
+
+    assert_same(scenario)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_of_handles_remove_the_hooks_of_the_copy(copied):
+    def scenario(side):
+        net = side.nn.Linear(2, 2)
+        net.handle = net.register_forward_hook(nothing, always_call=True)
+        twin = copied(net)
+        twin.handle.remove()
+        twin.register_forward_hook(nothing)
+        return len(net._forward_hooks), len(twin._forward_hooks), len(twin._forward_hooks_always_called)
+
+    assert_same(scenario)
+
+
+def nothing(*args):
+    return None
+
+
+class Places:
+    """Where else a hook can keep a value."""
+
+    __slots__ = ("here",)
+    table = []
+
+    def __call__(self, module, args, out):
+        self.here = out
+        self.table.append(out)
+
+
+def last_of(module, args, out):
+    last_of.value = out
+
+
+def through_a_helper(module, args, out):
+    put_away(out)
+
+
+def put_away(out):
+    KEPT["helper"] = out
+
+
+@pytest.mark.parametrize("name", ["slots and class", "function", "helper", "deque", "set", "module"])
+def test_other_places_where_hooks_keep_values(name):
+    places, values, members = Places(), deque(), set()
+    keeper = fnn.nn.Module()
+    keeper.values = []
+    Places.table.clear()
+    hook, kept = {
+        "slots and class": (places, lambda: [places.here, *Places.table]),
+        "function": (last_of, lambda: [last_of.value]),
+        "helper": (through_a_helper, lambda: [KEPT["helper"]]),
+        "deque": (lambda m, args, out: values.append(out), lambda: list(values)),
+        "set": (lambda m, args, out: members.add(Box(out)), lambda: [box.value for box in members]),
+        "module": (lambda m, args, out: keeper.values.append(out), lambda: keeper.values),
+    }[name]
+    net, x = linear(Fnn), jnp.asarray(X)
+    net.register_forward_hook(hook)
+    fnn.jit(net)(x)
+    fnn.summary(net, (4, 2))
+    jax.jit(fnn.pure(net).apply)(fnn.split(net)[0], x)
+    assert kept()
+    assert all(isinstance(value, Ended) for value in kept())
+    fnn.grad(lambda net: fnn.checkpoint(net)(x).sum())(net)
+    arrays = [value for value in kept() if not isinstance(value, Ended)]
+    assert arrays
+    for array in arrays:
+        assert_close(array, net(x))
+
+
+class Box:
+    def __init__(self, value):
+        self.value = value
+
+
+def test_modules_with_backward_hooks_are_collected():
+    def uses():
+        yield lambda net: fnn.grad(lambda net: net(X).sum())(net)
+        yield lambda net: fnn.jit(net)(X)
+        yield lambda net: fnn.jit(lambda net: fnn.grad(lambda net: net(X).sum())(net))(net)
+        yield lambda net: jax.jit(jax.grad(lambda p: fnn.pure(net).apply(p, X).sum()))(fnn.split(net)[0])
+        yield lambda net: fnn.grad(lambda net: fnn.checkpoint(net)(X).sum())(net)
+
+    for use in uses():
+        net = linear(Fnn)
+        net.register_full_backward_hook(lambda m, gi, go: None)
+        use(net)
+        ref = weakref.ref(net)
+        del net
+        gc.collect()
+        assert ref() is None
+
+
+def test_capture_compiles_once():
+    net, x = fnn.nn.Sequential(linear(Fnn), fnn.nn.ReLU()), jnp.asarray(X)
+    expected = net[0](x)
+    net[1].compile()
+    net.compile()
+    for _ in range(3):
+        out, values = fnn.capture(net, ["0", "1"])(x)
+        assert_close(values["0"], expected)
+        assert_close(values["1"], out)
+        assert list(values) == ["0", "1"]
+    assert net._compiled_call_impl._compiled == 1
+    with pytest.raises(TypeError, match=r"fnn\.capture takes a Module"):
+        fnn.capture(fnn.jit(net), ["0"])
+
+
+def test_captures_nest():
+    net, x = fnn.nn.Sequential(linear(Fnn), fnn.nn.ReLU()), jnp.asarray(X)
+
+    class Outer(fnn.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return fnn.capture(self.net, ["0"])(x)[1]["0"]
+
+    out, values = fnn.jit(fnn.capture(Outer(), ["net.0", "net.1"]))(x)
+    assert_close(out, net[0](x))
+    assert_close(values["net.0"], out)
+    assert_close(values["net.1"], net(x))
+    assert not net[0]._forward_hooks

@@ -464,3 +464,10 @@ def test_values_go_where_those_before_are_unless_they_say_where():
     device = jax.devices()[0]
     net.load_state_dict({name: jax.device_put(value, device) for name, value in state.items()})
     assert net.weight.value.sharding == jax.sharding.SingleDeviceSharding(device)
+
+
+def test_a_state_dict_in_a_compiled_function_has_counters():
+    net = fnn.nn.BatchNorm1d(3)
+    state = fnn.jit(lambda net: dict(net.state_dict()))(net)
+    assert state.keys() == net.state_dict().keys()
+    assert state["num_batches_tracked"] == 0
