@@ -1,7 +1,9 @@
 """The porting tables of the README: every row is true, and every row is here."""
 
 import itertools
+import os
 import re
+import tempfile
 from pathlib import Path
 
 import jax
@@ -275,6 +277,57 @@ def inplace():
     assert x.tolist() == [-1.0, -1.0]
 
 
+def swa_schedule():
+    schedule = optax.join_schedules([optax.constant_schedule(0.1), optax.constant_schedule(0.05)], [3])
+    assert [round(float(schedule(step)), 2) for step in (2, 3)] == [0.1, 0.05]
+
+
+def files():
+    net, other = Net(), Net()
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "net.pt")
+        fnn.save(net, path)
+        other.load_state_dict(fnn.load(path))
+        np.testing.assert_array_equal(other(X), net(X))
+        state = torch.load(path, weights_only=True)
+        torch.save(state, path)
+        assert fnn.load(path)["head.bias"].tolist() == net.head.bias.tolist()
+
+
+def checkpoints():
+    net = Net()
+    optimizer = fnn.optim.Optimizer(net, optax.adam(0.1))
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "last.pt")
+        fnn.save_checkpoint(path, model=net, optimizer=optimizer, epoch=3)
+        before = net(X)
+        optimizer.step(fnn.grad(loss_of)(net))
+        assert fnn.load_checkpoint(path, model=net, optimizer=optimizer)["epoch"] == 3
+    np.testing.assert_array_equal(net(X), before)
+
+
+def prefixes():
+    net = Net()
+    state = {f"module.{name}": value for name, value in net.state_dict().items()}
+    Net().load_state_dict(state, prefix="module.")
+    nn.modules.utils.consume_prefix_in_state_dict_if_present(state, "module.")
+    assert list(state) == list(net.state_dict())
+
+
+def state_of_random_numbers():
+    state = fnn.random.default_generator.get_state()
+    first = F.dropout(jnp.ones(64), 0.5, True)
+    fnn.random.default_generator.set_state(state)
+    np.testing.assert_array_equal(F.dropout(jnp.ones(64), 0.5, True), first)
+
+
+def values_of_a_state_dict():
+    net = nn.Linear(2, 2)
+    before = net.state_dict()["weight"]
+    net.state_dict(keep_vars=True)["weight"].mul_(2)
+    np.testing.assert_array_equal(net.weight, before * 2)
+
+
 def devices():
     net = Net()
     assert net.to(jax.devices()[0]).to("cpu") is net
@@ -337,12 +390,12 @@ TESTED = {
     "`CosineAnnealingLR": schedulers,
     "`optimizer.param_groups": learning_rate_by_hand,
     "`nn.utils.clip_grad_norm_": clipping,
-    "`torch.optim.swa_utils": averaged_model,
+    "`torch.optim.swa_utils.AveragedModel": averaged_model,
     "`torch.autocast": mixed_precision,
     "`a @ b` under autocast": products_in_lower_precision,
     "`MixedPrecisionPolicy": policy,
     "`torch.autograd.set_detect_anomaly": detect_anomaly,
-    "`torch.compile": compiled,
+    "`net = torch.compile": compiled,
     "`if y.sum() > 0:`": branches,
     "a forward hook": keeping_hook,
     "`torch.func.functional_call`": functional_call,
@@ -351,6 +404,12 @@ TESTED = {
     "`torch.manual_seed": seeds,
     "`F.dropout": dropout,
     "`inplace=True`": inplace,
+    "`torch.optim.swa_utils.SWALR`": swa_schedule,
+    "`torch.save(net.state_dict()": files,
+    "`torch.save({": checkpoints,
+    "`consume_prefix": prefixes,
+    "`torch.get_rng_state": state_of_random_numbers,
+    "`net.state_dict()[": values_of_a_state_dict,
     "`net.to(device)`": devices,
     '`with torch.device("meta")': meta,
     "`DistributedDataParallel": sharing,

@@ -50,7 +50,7 @@ def run_blocks():
 
 
 def test_the_examples_run_and_do_what_they_say():
-    functional, with_state, *stateful, sequences, around = run_blocks()
+    functional, with_state, *stateful, sequences, around, files = run_blocks()
 
     params, logits = functional["params"], functional["logits"]
     assert params["0"]["weight"].shape == (16, 4)
@@ -80,6 +80,9 @@ def test_the_examples_run_and_do_what_they_say():
     assert around["report"].path is None
     assert around["losses"][-1] < around["losses"][0]
     assert (around["net"][4].weight == 0).sum() == 1440
+
+    assert files["rest"] == {"step": 100}
+    assert files["on_device"].keys() == files["net"].state_dict().keys()
 
     if HAS_TORCH:
         (names,) = stateful
