@@ -45,25 +45,27 @@ def select(tree: Any, key: str | None) -> Any:
     for name in tree if isinstance(tree, dict) else ():
         if key == str(name) or key.startswith(f"{name}."):
             return select(tree[name], key[len(str(name)) + 1 :])
-    there = ", ".join(map(str, list(tree)[:20])) if isinstance(tree, dict) else f"a {type(tree).__name__}"
+    there = (
+        ", ".join(_printable(str(name)) for name in list(tree)[:20]) if isinstance(tree, dict) else f"a {type(tree).__name__}"
+    )
     raise ValueError(f"there is no entry {key!r}; there is {there}")
 
 
 def print_table(tree: Any) -> None:
     """Prints names, shapes, dtypes and sizes of tensors, other values, and totals."""
-    names: dict[tuple[Any, ...], str] = {}
+    names: dict[Tensor, str] = {}
     rows = []
     total = elements = 0
 
     def add(name: str, tensor: Tensor) -> Tensor:
         nonlocal total, elements
-        first = names.setdefault(tensor.place, name)
-        note = "" if first == name else f"the same as {first if first.isprintable() else ascii(first)}"
+        first = names.setdefault(tensor, name)
+        note = "" if first == name else f"the same as {_printable(first)}"
         if not note:
             total, elements = total + tensor.nbytes, elements + tensor.size
         rows.append(
             (
-                name if name.isprintable() else ascii(name),
+                _printable(name),
                 "x".join(map(str, tensor.shape)) or "()",
                 tensor.dtype.name,
                 _size(tensor.nbytes),
@@ -78,6 +80,10 @@ def print_table(tree: Any) -> None:
     for row in (header, *rows):
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
     print(f"{len(rows)} tensors, {elements:,} elements, {_size(total)}")
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)  # a terminal would obey control characters
 
 
 def _size(count: int) -> str:

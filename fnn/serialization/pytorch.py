@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fnn.serialization.archive import MEMBER_COST, read_archive
-from fnn.serialization.tensors import ALLOWANCE, DTYPES, CheckpointError, File, Storage, Tensor, TypedStorage
+from fnn.serialization.tensors import ALLOWANCE, DTYPES, CheckpointError, File, Storage, Tensor, TypedStorage, checked_view
 from fnn.serialization.unpickling import Built, Call, Refused, Unpickler, key
 
 LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the end of the pickle of the number that begins files of the older format
@@ -173,7 +173,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> 
     flags = rest[2] if len(rest) > 2 and type(rest[2]) is dict else {}
     if not flags.keys() <= {"conj", "neg"}:
         raise CheckpointError("a tensor has unknown properties")
-    return Tensor(storage, offset, shape, strides, dtype, flags.get("conj") is True, flags.get("neg") is True)
+    return checked_view(storage, offset, shape, strides, dtype, flags.get("conj") is True, flags.get("neg") is True)
 
 
 def _same_tensor(tensor: Any, *_: Any) -> Any:
@@ -193,19 +193,20 @@ def _on_device(tensor: Any, dtype: Any, *_: Any) -> Any:
 
 def _of_type(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     """A tensor with Python attributes, which are not read."""
-    if type(function) is not Call or kind is not _KIND or type(arguments) is not tuple:
+    rebuilds = isinstance(function, Call) and function.function in (_tensor, _same_tensor)
+    if not rebuilds or kind is not _KIND or type(arguments) is not tuple:
         raise CheckpointError("a tensor is of unknown type")
     return function.function(*arguments)
 
 
 def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
-    return OrderedDict((key(name), value) for name, value in items)
+    return OrderedDict((key(name, depth=0), value) for name, value in items)
 
 
 def _counter(counts: Any = None) -> Counter[Any]:
     if counts is not None and type(counts) is not dict:
         raise CheckpointError("a Counter is damaged")
-    return Counter(counts)
+    return Counter({key(name, depth=0): count for name, count in (counts or {}).items()})
 
 
 def _encoded(text: Any, encoding: Any) -> bytes:

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import struct
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import jax
 import numpy as np
 
-from fnn.arrays import fitted
-from fnn.nn.modules.conversion import destination
+from fnn.serialization.placing import place_all
 from fnn.serialization.pytorch import LEGACY_START, read_legacy, read_zip
 from fnn.serialization.safetensors import read_safetensors
 from fnn.serialization.sharding import INDEX, find, read_index, read_shards
-from fnn.serialization.tensors import ALLOWANCE, CheckpointError, File, Storage, Tensor
+from fnn.serialization.tensors import CheckpointError, File, Storage, Tensor
 from fnn.serialization.unpickling import Built, Unknown
 
 _DEEPEST = 200  # containers in containers
 _LONGEST = 1000  # characters that a prefix of names may have: a name of a file is repeated for all that is below it
-_BATCH = 8 << 20  # bytes that a thread checks at once
-_LONG = 1 << 28  # bytes from which on a progress bar is worth its import
-_PATIENCE = 2.0  # seconds after which it is shown
 
 
 def load(path: str | os.PathLike[str], *, device: Any = None, verify: bool = True, skip_unknown: bool = False) -> Any:
@@ -69,35 +59,19 @@ def load(path: str | os.PathLike[str], *, device: Any = None, verify: bool = Tru
         <All keys matched successfully>
     """
     tree = read(path, skip_unknown)
-    leaves: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
+    storages: list[Storage] = []
 
     def collect(name: str, tensor: Tensor) -> Tensor:
-        leaves.setdefault(tensor.place, (name, tensor))
+        if tensor.name is None:
+            tensor.name = name
+            if not tensor.storage.tensors:
+                storages.append(tensor.storage)
+            tensor.storage.tensors.append(tensor)
         return tensor
 
     replace(tree, collect)
-    storages: dict[int, tuple[Storage, list[tuple[str, Tensor]]]] = {}
-    for name, tensor in leaves.values():
-        storages.setdefault(id(tensor.storage), (tensor.storage, []))[1].append((name, tensor))
-    arrays: dict[tuple[Any, ...], Any] = {}
-    where = _places(device)
-    every = [storage for storage, _ in storages.values()]
-    total = sum(storage.size for storage in every)
-    room = ALLOWANCE + total
-    for storage in _progress(_verified(every, verify), total):
-        for name, tensor in storages[id(storage)][1]:
-            place = where(name)
-            if place is not None or tensor.conjugated or tensor.negated:
-                room -= tensor.nbytes
-            if room < 0:
-                raise CheckpointError(f"{storage.file.path}: the tensors take more memory than the size of the file allows for")
-            try:
-                arrays[tensor.place] = tensor.array() if place is None else _put(tensor.array(), place)
-            except OverflowError as error:
-                raise OverflowError(f"{name}: {error}") from None
-        if device is not None:
-            storage.release()
-    return replace(tree, lambda _, tensor: arrays[tensor.place])
+    place_all(storages, device, verify)
+    return replace(tree, lambda _, tensor: tensor.value)
 
 
 def read(path: str | os.PathLike[str], skip_unknown: bool = False) -> Any:
@@ -114,7 +88,9 @@ def _read_file(path: Path, skip_unknown: bool) -> Any:
     file = File(path)
     start = file.data[:512]
     try:
-        return replace(_parse(file, start, path.suffix, skip_unknown), lambda _, tensor: tensor)
+        tree = _parse(file, start, path.suffix, skip_unknown)
+        first: dict[tuple[Any, ...], Tensor] = {}
+        return replace(tree, lambda _, tensor: first.setdefault(tensor.place, tensor))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error.__cause__
     except _DAMAGE as error:
@@ -122,95 +98,18 @@ def _read_file(path: Path, skip_unknown: bool) -> Any:
 
 
 def _parse(file: File, start: bytes, suffix: str, skip_unknown: bool) -> Any:
-    for (offset, sign), kind in _OTHERS.items():
-        if start[offset : offset + len(sign)] == sign:
-            raise CheckpointError(kind)
-    if suffix == ".safetensors" or start[8:9] == b"{":
+    if start[8:9] == b"{":
         return read_safetensors(file)
     if start.startswith(b"PK"):
         return read_zip(file, skip_unknown)
+    for (offset, sign), kind in _OTHERS.items():
+        if start[offset : offset + len(sign)] == sign:
+            raise CheckpointError(kind)
+    if suffix == ".safetensors":
+        return read_safetensors(file)
     if LEGACY_START in start[:32]:
         return read_legacy(file, skip_unknown)
     raise CheckpointError("neither a file of torch.save nor of safetensors")
-
-
-def _verified(storages: list[Storage], verify: bool) -> Iterator[Storage]:
-    """The storages one after the other, each of them checked; threads check those that come next."""
-    if not verify or all(storage.checksum is None for storage in storages):
-        yield from storages
-        return
-    batches: list[list[Storage]] = [[]]
-    room = _BATCH
-    for storage in storages:
-        if room < 0:
-            batches.append([])
-            room = _BATCH
-        batches[-1].append(storage)
-        room -= storage.size
-    workers = min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-
-        def start(batch: list[Storage]) -> Any:
-            return pool.submit(_verify, batch)
-
-        ahead = iter(batches)
-        running = deque(start(batch) for batch in islice(ahead, 2 * workers))
-        for batch in batches:
-            running.popleft().result()
-            running.extend(start(following) for following in islice(ahead, 1))
-            yield from batch
-
-
-def _verify(batch: list[Storage]) -> None:
-    for storage in batch:
-        storage.verify()
-
-
-def _progress(storages: Iterable[Storage], total: int) -> Iterator[Storage]:
-    """The storages, with a progress bar where that takes long and tqdm is installed."""
-    if total < _LONG or importlib.util.find_spec("tqdm") is None:
-        yield from storages
-        return
-    tqdm = importlib.import_module("tqdm").tqdm
-    with tqdm(total=total, desc="fnn.load", unit="B", unit_scale=True, unit_divisor=1024, delay=_PATIENCE, leave=False) as bar:
-        for storage in storages:
-            yield storage
-            bar.update(storage.size)
-
-
-def _places(device: Any) -> Callable[[str], Any]:
-    """Where the tensor of a name goes."""
-    if isinstance(device, Mapping):
-        return lambda name: _place(device.get(name))
-    if callable(device):
-        return lambda name: _place(device(name))
-    place = _place(device)
-    return lambda name: place
-
-
-def _place(device: Any) -> Any:
-    if isinstance(device, str):
-        device, _ = destination((), device, None)
-    if device is not None and not isinstance(device, (jax.Device, jax.sharding.Sharding)):
-        raise TypeError(f"a device is a jax.Device, a sharding, or a name such as 'gpu:0', not {device!r}")
-    return device
-
-
-def _put(array: np.ndarray, place: Any) -> jax.Array:
-    """The array on a device or sharding, in the dtype that JAX holds it in; only the parts that are needed here are read."""
-    array = fitted(array, array.dtype)
-    if isinstance(place, jax.sharding.Sharding):
-        return jax.make_array_from_callback(array.shape, place, lambda index: _owned(array[index])).block_until_ready()
-    return jax.device_put(_owned(array) if place.platform == "cpu" else array, place).block_until_ready()
-
-
-def _owned(array: np.ndarray) -> np.ndarray:
-    """A copy that JAX takes over without another one, since it is aligned; JAX would hold on to the mapped file else."""
-    room = np.empty(array.nbytes + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    np.copyto(copy, array)
-    return copy
 
 
 # What computing with numbers of a damaged file raises, where it was not foreseen.
@@ -228,7 +127,7 @@ _PLAIN = (NoneType, bool, int, float, complex, str, bytes, bytearray, set, froze
 
 def _name(key: Any) -> str:
     """A key as a part of a name; of tuples, which may hold large strings many times, nothing."""
-    return str(key) if isinstance(key, (str, int)) else type(key).__name__
+    return str(key) if isinstance(key, int) else type(key).__name__
 
 
 def replace(tree: Any, function: Callable[[str, Tensor], Any]) -> Any:
@@ -239,8 +138,13 @@ def replace(tree: Any, function: Callable[[str, Tensor], Any]) -> Any:
     known: dict[int, Any] = {}
     pending = object()
 
+    def walk_items(items: Any, value: Any, start: str, depth: int) -> None:
+        for key, item in items:
+            name = start + (key if type(key) is str else _name(key))
+            value[key] = function(name, item) if type(item) is Tensor else walk(item, name, depth + 1)
+
     def walk(value: Any, name: str, depth: int) -> Any:
-        if isinstance(value, Tensor):
+        if type(value) is Tensor:
             return function(name, value)
         if isinstance(value, Built):
             value = value.value
@@ -254,13 +158,15 @@ def replace(tree: Any, function: Callable[[str, Tensor], Any]) -> Any:
         start = (name + ".")[-_LONGEST:] if name else ""
         result = value
         if isinstance(value, dict):
-            for items in (value, getattr(value, "__dict__", {})):
-                for key, item in items.items():
-                    items[key] = walk(item, start + _name(key), depth + 1)
-        elif isinstance(value, list):
-            value[:] = [walk(item, f"{start}{i}", depth + 1) for i, item in enumerate(value)]
-        elif isinstance(value, tuple) and type(value) is tuple:
-            result = tuple([walk(item, f"{start}{i}", depth + 1) for i, item in enumerate(value)])
+            walk_items(value.items(), value, start, depth)
+            attributes = getattr(value, "__dict__", {})
+            walk_items(attributes.items(), attributes, start, depth)
+        elif type(value) is list:
+            walk_items(enumerate(value), value, start, depth)
+        elif type(value) is tuple:
+            items = list(value)
+            walk_items(enumerate(items), items, start, depth)
+            result = tuple(items)
         else:
             raise CheckpointError("the file holds a class or a storage by itself as a value")
         known[id(value)] = result

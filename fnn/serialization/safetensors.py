@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from fnn.serialization.pickling import View
-from fnn.serialization.storages import Leaf, Storage, contiguous, is_array, views_and_storages
-from fnn.serialization.tensors import ALLOWANCE, DTYPES, JSON_COST, CheckpointError, File, Tensor, TypedStorage
+from fnn.serialization.storages import Leaf, Storage, is_array, views_and_storages
+from fnn.serialization.tensors import ALLOWANCE, DTYPES, JSON_COST, CheckpointError, File, Tensor
 from fnn.serialization.tensors import Storage as StoredBytes
 
 _METADATA = "__metadata__"
@@ -34,17 +34,18 @@ def read_safetensors(file: File) -> dict[str, Tensor]:
             pass
     except SafetensorError as error:
         raise CheckpointError(f"no valid safetensors file: {error}") from error
-    header = json.loads(file.data[8 : 8 + size], object_pairs_hook=_unique)
+    text = file.data[8 : 8 + size]
+    header = json.loads(text)
     metadata = header.pop(_METADATA, None) or {}
+    if text.count(b'"data_offsets"') != len(header):  # a name twice, which the package does not see
+        json.loads(text, object_pairs_hook=_unique)
     tensors = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype = _CODES.get(entry["dtype"])
         if dtype is None:
             raise CheckpointError(f"the tensor {name!r} has the dtype {entry['dtype']}, which NumPy does not have")
         start, stop = entry["data_offsets"]
-        storage = StoredBytes(file, name, 8 + size + start, stop - start)
-        shape = tuple(entry["shape"])
-        tensors[name] = Tensor(TypedStorage(storage, dtype, 0, storage.size), 0, shape, contiguous(shape), dtype)
+        tensors[name] = Tensor(StoredBytes(file, name, 8 + size + start, stop - start), 0, tuple(entry["shape"]), dtype)
     shared = {name: tensors[kept] for name, kept in metadata.items() if name not in tensors and kept in tensors}
     return {**tensors, **shared}
 

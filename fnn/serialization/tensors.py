@@ -7,7 +7,6 @@ import mmap
 import os
 import sys
 import zlib
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -15,6 +14,8 @@ import numpy as np
 
 ALLOWANCE = 160 << 20  # bytes of memory that names and containers of a file may take, beside the size of the file
 
+_ALIGNMENT = 64
+_CHUNK = 1 << 18  # bytes that are copied at once: few enough to stay in the cache for their checksum
 JSON_COST = 32  # bytes of memory that a byte of JSON takes, at most: that of many empty lists, and what is made of them
 
 
@@ -85,9 +86,12 @@ class Storage:
         size: in bytes.
         checksum: the CRC-32 of the bytes, None where the file has none.
         swapped: whether the elements have the other byte order than this machine.
+
+    Attributes:
+        tensors: those that are views of it and were asked for.
     """
 
-    __slots__ = ("_copy", "checksum", "file", "name", "size", "start", "swapped")
+    __slots__ = ("_copy", "checksum", "file", "name", "size", "start", "swapped", "tensors")
 
     def __init__(self, file: File, name: str, start: int | None, size: int, checksum: int | None = None, swapped: bool = False):
         self.file = file
@@ -96,18 +100,33 @@ class Storage:
         self.size = size
         self.checksum = checksum
         self.swapped = swapped
-        self._copy: Any = None
+        self.tensors: list[Tensor] = []
+        self._copy: np.ndarray | None = None
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether the bytes are in memory of their own."""
+        return self._copy is not None
 
     def verify(self) -> None:
         """Raises CheckpointError where the bytes do not have the checksum that the file says."""
-        if self.checksum is not None and zlib.crc32(self.bytes()) != self.checksum:
-            raise CheckpointError(
-                f"{self.file.path}: {self.name} is damaged: its bytes do not have the checksum {self.checksum:#010x} that the "
-                "file says"
-            )
+        if self.checksum is not None:
+            self._compare(zlib.crc32(self.bytes()))
+
+    def copy(self, verify: bool) -> None:
+        """Copies the bytes out of the file, and verifies them on the way."""
+        copy, whole, checksum = aligned_empty(self.size), np.frombuffer(self.bytes(), np.uint8), 0
+        for start in range(0, self.size, _CHUNK):
+            part = copy[start : start + _CHUNK]
+            part[:] = whole[start : start + _CHUNK]
+            checksum = zlib.crc32(part.data, checksum) if verify and self.checksum is not None else 0
+        if verify and self.checksum is not None:
+            self._compare(checksum)
+        self._copy = copy
 
     def release(self) -> None:
         """Lets go of the memory that reading it took."""
+        self._copy = None
         if self.start is not None:
             self.file.release(self.start, self.start + self.size)
 
@@ -116,16 +135,23 @@ class Storage:
         assert self.start is not None
         return memoryview(self.file.data)[self.start : self.start + self.size]
 
-    def buffer(self, dtype: np.dtype) -> Any:
-        """The bytes in the byte order of this machine, as elements of a dtype need them; one buffer for all views."""
+    def buffer(self, dtype: np.dtype) -> tuple[Any, int]:
+        """Memory that has the bytes in the byte order of this machine, as a dtype needs them, and where they start there."""
+        assert self.start is not None
         width = dtype.itemsize // (2 if dtype.kind == "c" else 1)
-        if not self.swapped or width == 1:
-            return self.bytes()
-        if self._copy is None:
-            self._copy = np.frombuffer(self.bytes(), f"u{width}", self.size // width).byteswap()
-        if self._copy.itemsize != width:
-            raise CheckpointError(f"{self.file.path}: {self.name} has elements of several sizes, in the other byte order")
-        return self._copy.view(np.uint8).data
+        if self.swapped and width > 1:
+            if self._copy is None:
+                self._copy = np.frombuffer(self.bytes(), f"u{width}", self.size // width).byteswap()
+            if self._copy.itemsize != width:
+                raise CheckpointError(f"{self.file.path}: {self.name} has elements of several sizes, in the other byte order")
+        return (self.file.data, self.start) if self._copy is None else (self._copy.view(np.uint8), 0)
+
+    def _compare(self, checksum: int) -> None:
+        if checksum != self.checksum:
+            raise CheckpointError(
+                f"{self.file.path}: {self.name} is damaged: its bytes have the checksum {checksum:#010x}, and the file says "
+                f"{self.checksum:#010x}"
+            )
 
 
 class TypedStorage(NamedTuple):
@@ -138,51 +164,45 @@ class TypedStorage(NamedTuple):
 
 
 class Tensor:
-    """A tensor that a file holds: a view of a storage, with checked bounds.
+    """A tensor that a file holds: a view of a storage.
 
     Args:
-        source: what it is a view of.
-        offset: where it starts there, in elements.
+        storage: what it is a view of.
+        offset: where it starts there, in bytes.
         shape: its shape.
-        strides: its strides, in elements.
         dtype: its dtype.
+        strides: its strides, in elements; None where its elements lie one after the other.
         conjugated: whether its values are the conjugates of those stored.
         negated: whether its values are those stored, negated.
 
-    Raises:
-        CheckpointError: where the view reaches beyond the storage, or is none at all.
+    Attributes:
+        name: the dotted name under which it was found first.
+        device: where it goes.
+        value: the array that takes its place.
     """
 
-    __slots__ = ("conjugated", "dtype", "negated", "offset", "shape", "storage", "strides")
+    __slots__ = ("conjugated", "device", "dtype", "name", "negated", "offset", "shape", "storage", "strides", "value")
 
     def __init__(
         self,
-        source: TypedStorage,
-        offset: Any,
-        shape: Any,
-        strides: Any,
+        storage: Storage,
+        offset: int,
+        shape: tuple[int, ...],
         dtype: np.dtype,
+        strides: tuple[int, ...] | None = None,
         conjugated: bool = False,
         negated: bool = False,
     ):
+        self.storage = storage
+        self.offset = offset
+        self.shape = shape
         self.dtype = dtype
-        self.shape = _sizes(shape, "shape")
-        self.strides = _sizes(strides, "strides")
-        (start,) = _sizes((offset,), "offset")
-        if len(self.shape) != len(self.strides) or len(self.shape) > 64:
-            raise CheckpointError(f"a tensor has {len(self.shape)} axes and {len(self.strides)} strides")
-        self.offset = source.offset + start * dtype.itemsize  # in bytes of the whole storage
-        stop = start
-        if 0 not in self.shape:
-            stop += 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-        if stop * dtype.itemsize > source.size or self.nbytes > sys.maxsize:
-            raise CheckpointError(
-                f"a tensor of shape {self.shape}, strides {self.strides}, offset {start} and dtype {dtype} reaches beyond its "
-                f"storage {source.storage.name}, which has {source.size} bytes"
-            )
-        self.storage = source.storage
+        self.strides = strides
         self.conjugated = conjugated
         self.negated = negated
+        self.name: str | None = None
+        self.device: Any = None
+        self.value: Any = None
 
     @property
     def size(self) -> int:
@@ -201,17 +221,57 @@ class Tensor:
 
     def array(self) -> np.ndarray:
         """The values: a view of the file that cannot be written to, or a copy where the file has them in another form."""
-        if self.size == 0:
-            return np.empty(self.shape, self.dtype)
-        strides = tuple(stride * self.dtype.itemsize for stride in self.strides)
-        view = np.ndarray(self.shape, self.dtype, self.storage.buffer(self.dtype), self.offset, strides)
+        buffer, start = self.storage.buffer(self.dtype)
+        if self.strides is None or 0 in self.shape:
+            view = np.ndarray(self.shape, self.dtype, buffer, start + (self.offset if self.size else 0))
+        else:
+            strides = [stride * self.dtype.itemsize for stride in self.strides]
+            view = np.ndarray(self.shape, self.dtype, buffer, start + self.offset, strides)
         if self.conjugated:
             view = view.conj()
         return -view if self.negated else view
 
 
+def checked_view(
+    source: TypedStorage, offset: Any, shape: Any, strides: Any, dtype: np.dtype, conjugated: bool, negated: bool
+) -> Tensor:
+    """A tensor as a pickle describes it, with offset and strides in elements.
+
+    Raises:
+        CheckpointError: where the view reaches beyond the storage, or is none at all.
+    """
+    shape, strides, (start,) = _sizes(shape, "shape"), _sizes(strides, "strides"), _sizes((offset,), "offset")
+    if len(shape) != len(strides) or len(shape) > 64:
+        raise CheckpointError(f"a tensor has {len(shape)} axes and {len(strides)} strides")
+    stop, dense, size = start, True, 1
+    if 0 not in shape:
+        stop += 1
+        for i in range(len(shape) - 1, -1, -1):
+            stop += (shape[i] - 1) * strides[i]
+            dense = dense and (strides[i] == size or shape[i] == 1)
+            size *= shape[i]
+    if stop * dtype.itemsize > source.size or size * dtype.itemsize > sys.maxsize:
+        raise CheckpointError(
+            f"a tensor of shape {shape}, strides {strides}, offset {start} and dtype {dtype} reaches beyond its storage "
+            f"{source.storage.name}, which has {source.size} bytes"
+        )
+    start = source.offset + start * dtype.itemsize
+    return Tensor(source.storage, start, shape, dtype, None if dense else strides, conjugated, negated)
+
+
 def _sizes(values: Any, what: str) -> tuple[int, ...]:
     """A tuple of numbers that are not negative."""
-    if not isinstance(values, Sequence) or not all(type(value) is int and 0 <= value <= sys.maxsize for value in values):
-        raise CheckpointError(f"a tensor has a {what} that is not made of sizes")
-    return tuple(values)
+    if type(values) in (tuple, list):
+        for value in values:
+            if type(value) is not int or not 0 <= value <= sys.maxsize:
+                break
+        else:
+            return tuple(values)
+    raise CheckpointError(f"a tensor has a {what} that is not made of sizes")
+
+
+def aligned_empty(size: int) -> np.ndarray:
+    """Bytes of memory that JAX takes over on a CPU as they are, without a copy."""
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size]

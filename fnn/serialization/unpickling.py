@@ -158,7 +158,9 @@ class Unpickler:
 
     def push(self, value: Any, cost: int) -> None:
         """Puts a value on the stack; it takes `cost` bytes."""
-        self.spend(cost)
+        self.left -= cost
+        if self.left < 0:
+            self.spend(0)
         self.stack.append(value)
 
     def pop_mark(self) -> list[Any]:
@@ -179,7 +181,7 @@ class Unpickler:
         self.push(value, _PLACE + sys.getsizeof(value) - worst)
 
     def python2_text(self, size: int) -> None:
-        """A string of Python 2, which may also have been bytes."""
+        """A string of Python 2, which may also be bytes."""
         try:
             self.text(size)
         except UnicodeDecodeError:
@@ -208,7 +210,7 @@ class Unpickler:
         """What the pickle names."""
         if type(module) is not str or type(name) is not str:
             raise CheckpointError("the pickle has a name that is no string")
-        full = f"{_MOVED.get(module, module)}.{name}"[:_LONGEST_NAME]
+        full = f"{_MOVED.get(module, module)[:_LONGEST_NAME]}.{name[:_LONGEST_NAME]}"
         value = self.names.get(full, _NOT_LISTED)
         if isinstance(value, Refused):
             if not self.skip_unknown:
@@ -335,8 +337,13 @@ def _copied(values: Any) -> int:
     """The bytes that a function may take when it copies its arguments."""
     if type(values) is not tuple:
         return 0
-    texts = sum(len(value) for value in values if isinstance(value, (str, bytes, bytearray)))
-    return texts + sum(2 * _ITEM * len(value) for value in values if isinstance(value, (list, dict)))
+    cost = 0
+    for value in values:
+        if isinstance(value, (str, bytes, bytearray)):
+            cost += len(value)
+        elif isinstance(value, (list, dict)):
+            cost += 2 * _ITEM * len(value) + _TUPLE_KEY * sum(type(item) is tuple for item in value)
+    return cost
 
 
 _U16, _U32, _U64, _I32, _F64 = (struct.Struct(format) for format in ("<H", "<I", "<Q", "<i", ">d"))

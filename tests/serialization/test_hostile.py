@@ -146,6 +146,8 @@ def test_no_function_is_called(path, tmp_path, format, protocol, function):
         (tensor(rest=b"\x89N}" + text(b"else") + b"\x88s"), "unknown properties"),
         (b"ctorch._utils\n_rebuild_parameter\n(K\x01\x88NtR", "a parameter has no tensor"),
         (b"ctorch._tensor\n_rebuild_from_type_v2\n(K\x01ctorch\nTensor\n)}tR", "of unknown type"),
+        (b"ctorch._tensor\n_rebuild_from_type_v2\n(c_codecs\nencode\nctorch\nTensor\n)}tR", "of unknown type"),
+        (b"ccollections\nOrderedDict\n](K\x01\x85K\x02\x86e\x85R", "a key or a member of a set is of type tuple"),
         (b"cnumpy\ndtype\n(" + text(b"O8") + b"\x89\x88tR", "no plain numbers"),
         (b"cnumpy\ndtype\n(" + text(b"V8") + b"\x89\x88tR", "no plain numbers"),
         (b"cnumpy.core.multiarray\n_reconstruct\n)R", "damaged"),
@@ -168,6 +170,7 @@ BOMBS = {
     "dicts by code": b"ccollections\nOrderedDict\nq\0" + b"h\0)R" * 400_000,
     "wide characters": text("é".encode() * 20_000_000 + "\N{GRINNING FACE}".encode()),
     "slow keys": b"}(" + b"".join(b"J" + struct.pack("<i", i) + b"\x85N" for i in range(100_000)) + b"u",
+    "slow members": b"cbuiltins\nset\n](" + b"".join(b"J" + struct.pack("<i", i) + b"\x85" for i in range(100_000)) + b"e\x85R",
 }
 
 

@@ -335,7 +335,7 @@ def test_a_progress_bar_for_long_files(tmp_path, monkeypatch, capsys):
     path = written([torch.ones(1000) for _ in range(3)], tmp_path / "file.pt")
     fnn.load(path)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("fnn.serialization.reading._LONG", 1000)
-    monkeypatch.setattr("fnn.serialization.reading._PATIENCE", 0)
+    monkeypatch.setattr("fnn.serialization.placing._LONG", 1000)
+    monkeypatch.setattr("fnn.serialization.placing._PATIENCE", 0)
     fnn.load(path)
     assert "fnn.load" in capsys.readouterr().err
