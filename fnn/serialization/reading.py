@@ -79,7 +79,7 @@ def read(path: str | os.PathLike[str], skip_unknown: bool = False) -> Any:
     found = find(Path(path))
     if isinstance(found, Path) and not found.name.endswith(INDEX):
         return _read_file(found, skip_unknown)
-    index = read_index(found) if isinstance(found, Path) else None
+    index = read_index(found)[1] if isinstance(found, Path) else None
     paths = found if isinstance(found, list) else [found.parent / name for name in dict.fromkeys((index or {}).values())]
     return read_shards(paths, index, lambda path: _read_file(path, skip_unknown))
 

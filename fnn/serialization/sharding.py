@@ -31,7 +31,7 @@ def is_shard(name: str, whole: str) -> bool:
 
 
 def find(path: Path) -> list[Path] | Path:
-    """The file of a checkpoint: the index or the only file of a folder; or its shards, where there is no index.
+    """The file of a checkpoint: the only file of a folder, or its index; or its shards, where there is no index.
 
     A name that is not there may have an index, since `save` writes one where the file would be too large.
     """
@@ -39,9 +39,12 @@ def find(path: Path) -> list[Path] | Path:
         index = path.with_name(path.name + INDEX)
         return index if not path.exists() and index.exists() else path
     names = sorted(os.listdir(path))
+    for whole in ("model.safetensors", "pytorch_model.bin"):
+        for name in (whole, whole + INDEX):
+            if name in names:
+                return path / name
     for found in (
         [name for name in names if name.endswith(INDEX)],
-        [name for name in names if name in ("model.safetensors", "pytorch_model.bin")],
         [name for name in names if name.endswith(_SUFFIXES)],
     ):
         # Of the same weights in two formats, safetensors.
@@ -58,8 +61,8 @@ def find(path: Path) -> list[Path] | Path:
     raise CheckpointError(f"{path}: the folder has no checkpoint: no file *{INDEX}, *{', *'.join(_SUFFIXES)}")
 
 
-def read_index(path: Path) -> dict[str, str]:
-    """The name of the file of each tensor, which lies in the folder of the index.
+def read_index(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The metadata of an index, and the name of the file of each tensor, which lies in its folder.
 
     Raises:
         CheckpointError: where the index is none, or a name leads out of the folder.
@@ -68,13 +71,14 @@ def read_index(path: Path) -> dict[str, str]:
     if path.stat().st_size * JSON_COST > room:
         raise CheckpointError(f"{path}: the index is larger than the files beside it allow for")
     try:
-        files = json.loads(path.read_bytes())["weight_map"]
-        names = {name: _checked(file) for name, file in files.items()}
+        index = json.loads(path.read_bytes())
+        names = {name: _checked(file) for name, file in index["weight_map"].items()}
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: no index of shards: {error!r}") from error
-    return names
+    metadata = index.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}, names
 
 
 def _checked(name: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 from collections.abc import Iterator
@@ -51,7 +52,9 @@ class Leaf:
         """The values on the host, C-contiguous."""
         value = self.value
         if isinstance(value, jax.Array) and self.host is None:
-            value = jax.device_put(value, jax.local_devices(backend="cpu")[0])  # jax keeps what it gives numpy of an array
+            with contextlib.suppress(RuntimeError):  # where JAX has no CPU
+                # Of an array on another device, JAX would keep what it gives numpy.
+                value = jax.device_put(value, jax.local_devices(backend="cpu")[0])
         return np.ascontiguousarray(value if self.host is None else self.host, self.dtype).reshape(self.shape)
 
     @property

@@ -53,7 +53,7 @@ def save(
         path: a file whose name ends with .safetensors, or with .pt, .pth, .bin or .ckpt for PyTorch's zip format.
         max_shard_size: a number of bytes, or a string such as "5GB". A dict of arrays that is larger is written as
             `model-00001-of-00003.safetensors` and so on, and `model.safetensors.index.json`, as Hugging Face's folders
-            have it; then `load` finds it under the same path. What an earlier `save` left under the path is removed.
+            have it; then `load` finds it under the same path. Shards that an earlier `save` wrote for the path are removed.
         metadata: strings by name for the header of .safetensors, beside `format`, which is "pt".
 
     Raises:
@@ -82,13 +82,14 @@ def save(
     if len(shards) == 1:
         with replacing(path) as file:
             write(file, state)
-        old = _shards_of(index)
-        remove(index)
+        old = _own_shards(index)
+        if old:
+            remove(index)
     else:
-        old = _shards_of(index)
+        old = _own_shards(index)
         _write_shards(path, index, list(state), shards, write)
         remove(path)
-    for name in old - _shards_of(index):
+    for name in old - _own_shards(index):
         remove(path.with_name(name))
 
 
@@ -107,22 +108,23 @@ def _write_shards(
                 file_of |= dict.fromkeys(write(file, shard), name)
         weight_map = {name: file_of[name] for name in order if name in file_of}
         size = sum(leaf.nbytes for shard in shards for leaf in leaves_of(shard).values())
-        content = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        content = {"metadata": {"total_size": size, "written_by": "fnn"}, "weight_map": weight_map}
         with replacing(index) as file:
             file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
     except BaseException:
-        for name in set(names) - _shards_of(index):
+        for name in set(names) - _own_shards(index):
             remove(path.with_name(name))
         raise
 
 
-def _shards_of(index: Path) -> set[str]:
-    """The shards of the index that an earlier `save` wrote; none where it did not."""
+def _own_shards(index: Path) -> set[str]:
+    """The shards of an index that `save` wrote; none of one that it did not, such as a downloaded one."""
     try:
-        names = set(read_index(index).values())
+        metadata, names = read_index(index)
     except (OSError, CheckpointError):
         return set()
-    return {name for name in names if is_shard(name, index.name.removesuffix(INDEX))}
+    whole = index.name.removesuffix(INDEX)
+    return {name for name in names.values() if metadata.get("written_by") == "fnn" and is_shard(name, whole)}
 
 
 def _shards(state: dict[Any, Any], limit: int) -> list[dict[Any, Any]]:

@@ -134,7 +134,7 @@ def test_sharded_writing(tmp_path, suffix):
     names = [f"model-{i:05}-of-00003{suffix}" for i in (1, 2, 3)]
     assert sorted(os.listdir(tmp_path)) == sorted([*names, f"model{suffix}.index.json"])
     index = json.loads((tmp_path / f"model{suffix}.index.json").read_text())
-    assert index["metadata"] == {"total_size": 2400}
+    assert index["metadata"] == {"total_size": 2400, "written_by": "fnn"}
     for name in names:
         part = safetensors.torch.load_file(tmp_path / name) if suffix == ".safetensors" else torch.load(tmp_path / name)
         assert all(index["weight_map"][key] == name for key in part)
@@ -158,6 +158,17 @@ def test_what_was_under_the_path_goes_when_the_new_is_complete(tmp_path, suffix)
         count[size] = len(os.listdir(tmp_path))
     assert count == {None: 2, 1000: 5, 500: 8, "1GB": 2}
     assert other.exists()
+
+
+def test_files_that_fnn_did_not_write_stay(tmp_path):
+    huggingface(tmp_path)
+    before = set(os.listdir(tmp_path))
+    fnn.save({"a": np.ones(3)}, tmp_path / "model.safetensors")
+    assert set(os.listdir(tmp_path)) == before | {"model.safetensors"}
+    assert fnn.load(tmp_path)["a"].tolist() == [1, 1, 1]
+    fnn.save(state(), tmp_path / "model.safetensors", max_shard_size=1000)
+    assert before < set(os.listdir(tmp_path))
+    assert list(fnn.load(tmp_path)) == list(state())
 
 
 @pytest.mark.parametrize("broken", ["first shard", "last shard", "index"])
