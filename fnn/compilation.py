@@ -88,7 +88,7 @@ class _Form:
         if missed or to_donate:
             raise _Miss(missed, to_donate)
         refuse_leaks(thing for thing, _ in recorder.seen.values())
-        end_leaks_of_hooks(scope)
+        end_leaks_of_hooks(scope.hooked, scope.crossings)
         captures.release()
         self.captures = captures
         self.guards = Guards(recorder, epoch, self.guards)

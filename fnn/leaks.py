@@ -77,12 +77,17 @@ class Ended:
 jax.tree_util.register_pytree_node(Ended, Ended._refuse, Ended._refuse)  # jnp functions flatten their arguments
 
 
-def end_leaks_of_hooks(scope: Scope) -> None:
-    """Puts `Ended` where hooks keep a traced value, and lets go of their modules. For the end of an outermost scope."""
-    _, places = kept_by_hooks(scope.hooked)
+def end_leaks_of_hooks(hooked: Iterable[Any], crossings: Iterable[Any]) -> None:
+    """Puts `Ended` where hooks keep a traced value, and lets go of their modules. For the end of an outermost scope.
+
+    Args:
+        hooked: the modules whose hooks have run, as the scope has noted them.
+        crossings: likewise the calls that backward hooks look at.
+    """
+    _, places = kept_by_hooks(hooked)
     for place in places:
         place(Ended())
-    for crossing in scope.crossings:
+    for crossing in crossings:
         crossing.loosen()
 
 

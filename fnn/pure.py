@@ -101,7 +101,7 @@ def pure(module: Any) -> Layer:
                     out = plain(_method(root, method)(*args, **kwargs))
             finally:
                 picture.restore()
-            end_leaks_of_hooks(scope)
+            end_leaks_of_hooks(scope.hooked, scope.crossings)
             if state is None:
                 return out
             new = {name: scope.written.get(picture.cells[name], value) for name, value in frozen.items()}
@@ -368,7 +368,7 @@ class bound:
     def __exit__(self, *error: Any) -> None:
         self._scope.__exit__(*error)
         if error[0] is None:
-            end_leaks_of_hooks(self._scope)
+            end_leaks_of_hooks(self._scope.hooked, self._scope.crossings)
         self._scope.count_outside()
 
 

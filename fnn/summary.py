@@ -340,7 +340,7 @@ class _Watch:
             held = dict(zip(cells, values, strict=True))
             with _random.drawing_from(stream), Scope(held, mode=mode, misses={}, forgets=True) as scope:
                 out = picture.root(*args, **kwargs)
-            end_leaks_of_hooks(scope)
+            end_leaks_of_hooks(scope.hooked, scope.crossings)
             return [leaf for leaf in jax.tree.leaves(out) if isinstance(leaf, jax.Array)]
 
         values = [jax.ShapeDtypeStruct(cell.shape, cell.dtype) for cell in cells]

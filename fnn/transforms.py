@@ -148,14 +148,14 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
             target = _Differentiable(args, numbers)
             cells: list[Cell] = []
             places: list[Any] = []
-            scopes: list[Scope] = []
+            noted: list[Any] = []
 
             def inner(values: Any) -> Any:
                 held, placed = target.place(values, args)
                 with Scope(held, token=token) as scope:
                     out = plain(function(*placed, **kwargs))
                     kept, places[:] = handed_on(scope)
-                    scopes[:] = [scope]
+                    noted[:] = scope.hooked, scope.crossings
                 if not has_aux:
                     out = (out, None)
                 elif not (isinstance(out, (tuple, list)) and len(out) == 2):
@@ -167,7 +167,7 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
             refuse_leaks(target.modules())
             put_back(places, kept)
             if _scope.at_top():  # what backward hooks keep where fnn.checkpoint traced them
-                end_leaks_of_hooks(scopes[0])
+                end_leaks_of_hooks(*noted)
             _scope.commit(dict(zip(cells, written, strict=True)))
             gradients = target.gradients(grads)
             gradient = gradients[0] if isinstance(argnums, int) else tuple(gradients)
@@ -273,7 +273,7 @@ def checkpoint(function: Callable[..., Any], **options: Any) -> Callable[..., An
         arrays = [leaf if _is_array(leaf) else None for leaf in leaves]
         cells: list[Cell] = []
         places: list[Any] = []
-        scopes: list[Scope] = []
+        noted: list[Any] = []
         staged = _scope.in_staged_code()  # before our own staging, which no other call sees
 
         def inner(arrays: Any) -> Any:
@@ -282,14 +282,14 @@ def checkpoint(function: Callable[..., Any], **options: Any) -> Callable[..., An
             with Scope(staged=staged) as scope:
                 out = plain(function(*args, **kwargs))
                 kept, places[:] = handed_on(scope)
-                scopes[:] = [scope]
+                noted[:] = scope.hooked, scope.crossings
             cells[:] = scope.written
             return out, tuple(scope.written.values()), kept
 
         out, written, kept = jax.checkpoint(inner, **options)(arrays)
         put_back(places, kept)
         if _scope.at_top():
-            end_leaks_of_hooks(scopes[0])
+            end_leaks_of_hooks(*noted)
         _scope.commit(dict(zip(cells, written, strict=True)))
         return out
 
