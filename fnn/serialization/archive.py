@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
-from fnn.serialization.tensors import CheckpointError, File, Storage
+from fnn.serialization.errors import CheckpointError
+from fnn.serialization.tensors import File, Storage
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from fnn.serialization.archive import MEMBER_COST, read_archive
-from fnn.serialization.tensors import ALLOWANCE, DTYPES, CheckpointError, File, Storage, Tensor, TypedStorage, checked_view
+from fnn.serialization.errors import CheckpointError
+from fnn.serialization.tensors import ALLOWANCE, DTYPES, File, Storage, Tensor, TypedStorage, checked_view
 from fnn.serialization.unpickling import Built, Call, Refused, Unpickler, key
 
 LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the end of the pickle of the number that begins files of the older format

@@ -1,4 +1,4 @@
-"""fnn.load: checkpoints of PyTorch and safetensors, without torch."""
+"""Checkpoints of PyTorch and safetensors are read, without torch."""
 
 from __future__ import annotations
 
@@ -11,53 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from fnn.serialization.errors import CheckpointError, Unknown
 from fnn.serialization.placing import place_all
 from fnn.serialization.pytorch import LEGACY_START, read_legacy, read_zip
 from fnn.serialization.safetensors import read_safetensors
 from fnn.serialization.sharding import INDEX, find, read_index, read_shards
-from fnn.serialization.tensors import CheckpointError, File, Storage, Tensor
-from fnn.serialization.unpickling import Built, Unknown
+from fnn.serialization.tensors import File, Storage, Tensor
+from fnn.serialization.unpickling import Built
 
 _DEEPEST = 200  # containers in containers
 _LONGEST = 1000  # characters that a prefix of names may have: a name of a file is repeated for all that is below it
 
 
-def load(path: str | os.PathLike[str], *, device: Any = None, verify: bool = True, skip_unknown: bool = False) -> Any:
-    """Reads a checkpoint that PyTorch or safetensors wrote, or `fnn.save`; no torch is needed, and nothing in it is executed.
-
-    It reads what `torch.save` writes, in its zip format and the older one, for tensors of all dtypes (bfloat16 and float8
-    are those of ml_dtypes) in dicts, lists, tuples and sets, beside numbers, strings, bytes, dtypes (as numpy's), devices (as
-    strings) and arrays of numpy; .safetensors, with the package safetensors; and folders of shards, by their index. Entries
-    that are one tensor are one array. An OrderedDict keeps its `_metadata`, so `load_state_dict` sees versions.
-
-    Args:
-        path: a file, the index of shards (`*.index.json`), or the folder of one or the other.
-        device: where tensors go, one after the other: a `jax.Device`, a sharding, or a name such as "gpu:0"; or a mapping or
-            function from names of tensors (dotted, `model.fc.weight` in a dict of dicts) to these or None. By default, and
-            for None, tensors are arrays of numpy: views of the file, mapped into memory, that cannot be written to.
-        verify: whether to compare the checksums of PyTorch's zip format, which reads all of the file. The older format and
-            safetensors have none.
-        skip_unknown: whether objects of other classes become stand-ins that hold nothing, instead of an error.
-
-    Returns:
-        What the file holds: for a state_dict a dict of arrays by name, which `net.load_state_dict` takes.
-
-    Raises:
-        CheckpointError: for a file that is damaged or cut off, or holds what is not read; it is a ValueError.
-        OverflowError: where a number of 64 bits does not fit the 32 that JAX holds it in, with a device.
-
-    Example:
-        >>> import fnn, os, tempfile
-        >>> net = fnn.nn.Linear(2, 3)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = os.path.join(folder, "net.pt")
-        ...     fnn.save(net, path)
-        ...     state = fnn.load(path)
-        >>> {name: value.shape for name, value in state.items()}
-        {'weight': (3, 2), 'bias': (3,)}
-        >>> net.load_state_dict(state)
-        <All keys matched successfully>
-    """
+def load(path: str | os.PathLike[str], device: Any, verify: bool, skip_unknown: bool) -> Any:
+    """As `fnn.load`."""
     tree = read(path, skip_unknown)
     storages: list[Storage] = []
 

@@ -7,9 +7,10 @@ import struct
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+from fnn.serialization.errors import CheckpointError
 from fnn.serialization.pickling import View
 from fnn.serialization.storages import Leaf, Storage, is_array, views_and_storages
-from fnn.serialization.tensors import ALLOWANCE, DTYPES, JSON_COST, CheckpointError, File, Tensor
+from fnn.serialization.tensors import ALLOWANCE, DTYPES, JSON_COST, File, Tensor
 from fnn.serialization.tensors import Storage as StoredBytes
 
 _METADATA = "__metadata__"

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fnn.serialization.tensors import ALLOWANCE, JSON_COST, CheckpointError
+from fnn.serialization.errors import CheckpointError
+from fnn.serialization.tensors import ALLOWANCE, JSON_COST
 
 INDEX = ".index.json"
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")

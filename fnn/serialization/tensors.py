@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from fnn.serialization.errors import CheckpointError
+
 ALLOWANCE = 160 << 20  # bytes of memory that names and containers of a file may take, beside the size of the file
 
 _ALIGNMENT = 64
 _CHUNK = 1 << 18  # bytes that are copied at once: few enough to stay in the cache for their checksum
 JSON_COST = 32  # bytes of memory that a byte of JSON takes, at most: that of many empty lists, and what is made of them
-
-
-class CheckpointError(ValueError):
-    """A file that is damaged, hostile, or holds what cannot be read; the message names the file and what is wrong."""
 
 
 class _Names(NamedTuple):

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fnn.serialization.tensors import CheckpointError, Tensor
+from fnn.serialization.errors import CheckpointError, Unknown
+from fnn.serialization.tensors import Tensor
 
 
 class Call(NamedTuple):
@@ -29,22 +30,6 @@ class Refused(NamedTuple):
     """What pickles may name, but is not read, and why."""
 
     reason: str
-
-
-class Unknown:
-    """Stands in for an object of a class that is not read; it holds nothing but the name of the class.
-
-    Attributes:
-        name: the class, with its module.
-    """
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f"<unknown {self.name}>"
 
 
 class Built:

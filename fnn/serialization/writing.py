@@ -1,4 +1,4 @@
-"""fnn.save: files that PyTorch and safetensors read."""
+"""Files are written that PyTorch and safetensors read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 from fnn.nn.modules.module import Module
 from fnn.serialization.archive import ArchiveWriter
 from fnn.serialization.atomic import remove, replacing
+from fnn.serialization.errors import CheckpointError
 from fnn.serialization.pickling import pickled
 from fnn.serialization.safetensors import write_safetensors
 from fnn.serialization.sharding import INDEX, is_shard, read_index, shard_names
 from fnn.serialization.storages import Leaf, is_array, views_and_storages
-from fnn.serialization.tensors import CheckpointError
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
 _UNITS = {
@@ -35,41 +35,9 @@ _UNITS = {
 
 
 def save(
-    state: Any,
-    path: str | os.PathLike[str],
-    *,
-    max_shard_size: int | str | None = None,
-    metadata: Mapping[str, str] | None = None,
+    state: Any, path: str | os.PathLike[str], max_shard_size: int | str | None, metadata: Mapping[str, str] | None
 ) -> None:
-    """Writes a checkpoint that `torch.load(weights_only=True)` or safetensors reads; equal values give equal bytes.
-
-    What is there under the path stays until the new file is complete and on the disk. Arrays go to the file one after the
-    other. Entries that are one array stay one; arrays of numpy that overlap do so in PyTorch.
-
-    Args:
-        state: a module, whose `state_dict` is taken; or for PyTorch's format dicts (of any names), lists, tuples and sets of
-            arrays, numbers, strings, bytes, None and dtypes; for safetensors a dict of arrays by name. Order, dtypes, also of
-            64 bits, and the `_metadata` of an OrderedDict are kept by PyTorch's format. A number of numpy becomes a tensor.
-        path: a file whose name ends with .safetensors, or with .pt, .pth, .bin or .ckpt for PyTorch's zip format.
-        max_shard_size: a number of bytes, or a string such as "5GB". A dict of arrays that is larger is written as
-            `model-00001-of-00003.safetensors` and so on, and `model.safetensors.index.json`, as Hugging Face's folders
-            have it; then `load` finds it under the same path. Shards that an earlier `save` wrote for the path are removed.
-        metadata: strings by name for the header of .safetensors, beside `format`, which is "pt".
-
-    Raises:
-        TypeError: for what the format does not hold, with its place.
-        ValueError: for another ending.
-
-    Example:
-        >>> import fnn, os, tempfile
-        >>> net = fnn.nn.BatchNorm1d(2)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = os.path.join(folder, "checkpoint.pt")
-        ...     fnn.save({"model": net.state_dict(), "epoch": 3}, path)
-        ...     checkpoint = fnn.load(path)
-        >>> checkpoint["epoch"], checkpoint["model"]["num_batches_tracked"].dtype
-        (3, dtype('int64'))
-    """
+    """As `fnn.save`."""
     path = Path(path)
     if isinstance(state, Module):
         state = state.state_dict()
