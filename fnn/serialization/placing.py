@@ -16,7 +16,7 @@ import numpy as np
 from fnn.arrays import fitted, held_dtype
 from fnn.nn.modules.conversion import destination
 from fnn.serialization.errors import CheckpointError
-from fnn.serialization.tensors import ALLOWANCE, Storage, Tensor, aligned_empty
+from fnn.serialization.tensors import ALIGNMENT, ALLOWANCE, Storage, Tensor, aligned_empty
 
 _BATCH = 8 << 20  # bytes that a thread reads at once
 _LARGE = 1 << 18  # bytes of a storage from which on threads pay
@@ -98,11 +98,14 @@ def _prepared(storages: list[Storage], verify: bool) -> Iterator[list[Storage]]:
     """Batches of storages one after the other, checked and perhaps copied; threads do that for large ones that come next."""
 
     def prepare(batch: list[Storage], large: bool) -> None:
-        for storage in batch:
-            if (storage.size >= _LARGE) is not large:
-                continue
-            if large and _can_be_copied(storage):
-                storage.copy(verify)
+        those = [storage for storage in batch if (storage.size >= _LARGE) is large]
+        copied = [storage for storage in those if large and _can_be_copied(storage)]
+        # Memory at once, since the system gives that in larger pages.
+        room, used = aligned_empty(sum(storage.size + ALIGNMENT for storage in copied)), 0
+        for storage in those:
+            if storage in copied:
+                storage.copy(room[used : used + storage.size], verify)
+                used += -(-storage.size // ALIGNMENT) * ALIGNMENT
             elif verify:
                 storage.verify()
 

@@ -16,7 +16,7 @@ from fnn.serialization.errors import CheckpointError
 
 ALLOWANCE = 160 << 20  # bytes of memory that names and containers of a file may take, beside the size of the file
 
-_ALIGNMENT = 64
+ALIGNMENT = 64
 _CHUNK = 1 << 18  # bytes that are copied at once: few enough to stay in the cache for their checksum
 JSON_COST = 32  # bytes of memory that a byte of JSON takes, at most: that of many empty lists, and what is made of them
 
@@ -111,9 +111,9 @@ class Storage:
         if self.checksum is not None:
             self._compare(zlib.crc32(self.bytes()))
 
-    def copy(self, verify: bool) -> None:
-        """Copies the bytes out of the file, and verifies them on the way."""
-        copy, whole, checksum = aligned_empty(self.size), np.frombuffer(self.bytes(), np.uint8), 0
+    def copy(self, copy: np.ndarray, verify: bool) -> None:
+        """Copies the bytes into memory of their own, and verifies them on the way."""
+        whole, checksum = np.frombuffer(self.bytes(), np.uint8), 0
         for start in range(0, self.size, _CHUNK):
             part = copy[start : start + _CHUNK]
             part[:] = whole[start : start + _CHUNK]
@@ -270,6 +270,6 @@ def _sizes(values: Any, what: str) -> tuple[int, ...]:
 
 def aligned_empty(size: int) -> np.ndarray:
     """Bytes of memory that JAX takes over on a CPU as they are, without a copy."""
-    room = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % _ALIGNMENT
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
     return room[start : start + size]
