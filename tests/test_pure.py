@@ -96,18 +96,18 @@ def test_init_under_jit_with_output_shardings(net):
 
 def test_a_large_model_is_instant_and_takes_no_memory():
     before = sum(array.nbytes for array in jax.live_arrays())
-    start = time.perf_counter()
+    start = time.process_time()
     width = 4096
     blocks = [
         nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         for _ in range(52)
     ]
     net = nn.Sequential(*blocks)
-    built = time.perf_counter() - start
+    built = time.process_time() - start
     assert sum(p.numel() for p in net.parameters()) > 6.9e9
-    start = time.perf_counter()
+    start = time.process_time()
     params, _ = jax.eval_shape(fnn.pure(net).init, jax.random.key(0))
-    shaped = time.perf_counter() - start
+    shaped = time.process_time() - start
     assert params["51"]["3"]["weight"].shape == (width, 4 * width)
     assert sum(array.nbytes for array in jax.live_arrays()) < before + 1e6
     assert built < 1
