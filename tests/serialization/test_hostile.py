@@ -16,6 +16,9 @@ from serialization.files import FORMATS, packed, repacked
 
 import fnn
 
+if sys.platform != "linux":
+    pytest.skip("limits of memory are read from /proc", allow_module_level=True)
+
 FLOATS = np.arange(4, dtype=np.float32).tobytes()
 
 
@@ -366,7 +369,3 @@ def test_the_fuzz_sees_what_it_looks_for(path, monkeypatch, reader, expected):
     monkeypatch.setattr(fuzz, "load", eval(reader, {"torch": torch, "os": os, "time": __import__("time")}))
     monkeypatch.setattr(fuzz, "SECONDS", 1)
     assert fuzz.in_child([(str(path), path.stat().st_size, "")]) == [expected]
-
-
-if sys.platform != "linux":
-    pytest.skip("limits of memory are read from /proc", allow_module_level=True)

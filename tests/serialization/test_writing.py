@@ -86,6 +86,12 @@ def test_what_is_one_stays_one(path):
     assert got["c"] is got["d"]
 
 
+def test_parameters_are_written_as_their_arrays(path):
+    net = fnn.nn.Linear(3, 2)
+    assert same(in_torch(net.state_dict(keep_vars=True), path), net.state_dict())
+    assert same(in_torch([net.weight], path), [net.weight.value])
+
+
 def test_tied_weights_of_a_module(path):
     net = fnn.nn.Sequential(fnn.nn.Linear(3, 3), fnn.nn.Linear(3, 3))
     net[1].weight = net[0].weight
