@@ -220,11 +220,11 @@ class Tensor:
     def array(self) -> np.ndarray:
         """The values: a view of the file that cannot be written to, or a copy where the file has them in another form."""
         buffer, start = self.storage.buffer(self.dtype)
-        if self.strides is None or 0 in self.shape:
-            view = np.ndarray(self.shape, self.dtype, buffer, start + (self.offset if self.size else 0))
-        else:
-            strides = [stride * self.dtype.itemsize for stride in self.strides]
-            view = np.ndarray(self.shape, self.dtype, buffer, start + self.offset, strides)
+        strides = None if self.strides is None else [stride * self.dtype.itemsize for stride in self.strides]
+        try:
+            view = np.ndarray(self.shape, self.dtype, buffer, start + (self.offset if self.size else 0), strides)
+        except ValueError as error:  # too many axes, or 0 elements and axes that are too long
+            raise CheckpointError(f"{self.storage.file.path}: {self.storage.name} has no shape of an array: {error}") from error
         if self.conjugated:
             view = view.conj()
         return -view if self.negated else view

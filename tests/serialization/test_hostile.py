@@ -144,6 +144,7 @@ def test_no_function_is_called(path, tmp_path, format, protocol, function):
         (tensor(strides=(-1,)), "a strides"),
         (tensor(strides=(1, 1)), "1 axes and 2 strides"),
         (tensor(shape=(1,) * 65, strides=(1,) * 65), "65 axes"),
+        (tensor(shape=(0, 2**62, 2**62), strides=(1, 1, 1)), "no shape of an array"),
         (tensor(source=b"N"), "no storage"),
         (tensor(shape=(2**40,), strides=(0,), rest=b"\x89N}" + text(b"neg") + b"\x88s"), "more memory"),
         (tensor(rest=b"\x89N}" + text(b"else") + b"\x88s"), "unknown properties"),

@@ -134,6 +134,8 @@ ENTRY = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
         ({"a": {**ENTRY, "shape": [5]}}, b"1234", "no valid safetensors"),
         ({"a": {**ENTRY, "shape": [2**63, 2]}}, b"1234", "no valid safetensors"),
         ({"a": {**ENTRY, "shape": [-4]}}, b"1234", "no valid safetensors"),
+        ({"a": {**ENTRY, "shape": [4] + [1] * 100}}, b"1234", "no shape of an array"),
+        ({"a": {**ENTRY, "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}}, b"", "no shape of an array|no valid"),
         ({"a": {**ENTRY, "data_offsets": [4, 0]}}, b"1234", "no valid safetensors"),
         ({"a": {**ENTRY, "data_offsets": [2**64, 4]}}, b"1234", "no valid safetensors"),
         ({"a": {**ENTRY, "dtype": "X"}}, b"1234", "no valid safetensors"),
