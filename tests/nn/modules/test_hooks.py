@@ -659,6 +659,7 @@ def test_modules_with_backward_hooks_are_collected():
         yield lambda net: jax.jit(jax.grad(lambda p: fnn.pure(net).apply(p, X).sum()))(fnn.split(net)[0])
         yield lambda net: fnn.grad(lambda net: fnn.checkpoint(net)(X).sum())(net)
 
+    gc.freeze()  # what other tests left is not looked through each time
     for use in uses():
         net = linear(Fnn)
         net.register_full_backward_hook(lambda m, gi, go: None)
@@ -667,6 +668,7 @@ def test_modules_with_backward_hooks_are_collected():
         del net
         gc.collect()
         assert ref() is None
+    gc.unfreeze()
 
 
 def test_capture_compiles_once():
