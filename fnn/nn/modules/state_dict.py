@@ -239,17 +239,22 @@ class StateDictMixin(Stateful):
         errors: list[str] = []
         losses: _Losses = {}
 
-        def load(module: Any, values: Mapping[str, Any], prefix: str) -> None:
+        def load(module: Any, state: OrderedDict[str, Any], prefix: str) -> None:
             local = {} if metadata is None else metadata.get(prefix[:-1], {})
             if assign:
                 local = {**local, "assign_to_params_buffers": True}
-            state: OrderedDict[str, Any] = OrderedDict((key, value) for key, value in values.items() if key.startswith(prefix))
             if metadata is not None:
                 state._metadata = metadata  # type: ignore[attr-defined]
             module._load_from_state_dict(state, prefix, local, True, missing, unexpected, errors)
+            below: dict[str, OrderedDict[str, Any]] = {}
+            for key, value in state.items():
+                if key.startswith(prefix):
+                    name, dot, _ = key[len(prefix) :].partition(".")
+                    if dot:
+                        below.setdefault(name, OrderedDict())[key] = value
             for name, child in module._modules.items():
                 if child is not None:
-                    load(child, state, f"{prefix}{name}.")
+                    load(child, below.get(name, OrderedDict()), f"{prefix}{name}.")
             keys = _IncompatibleKeys(missing, unexpected)
             for hook in list(module._load_state_dict_post_hooks.values()):
                 if hook(module, keys) is not None:
@@ -261,7 +266,7 @@ class StateDictMixin(Stateful):
         with Scope(atomic=True) as scope:
             noted = _losses.set(losses)
             try:
-                load(self, state_dict, "")
+                load(self, OrderedDict(state_dict), "")
             finally:
                 _losses.reset(noted)
             if strict:
