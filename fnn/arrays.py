@@ -16,6 +16,11 @@ def is_tensor(value: Any) -> bool:
     return any(kind.__module__.partition(".")[0] == "torch" for kind in type(value).__mro__) and hasattr(value, "detach")
 
 
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of jax or numpy, or a number of numpy."""
+    return isinstance(value, (jax.Array, np.ndarray, np.generic))
+
+
 def from_tensor(tensor: Any) -> np.ndarray:
     """The values of a torch tensor as numpy has them."""
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()

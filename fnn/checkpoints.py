@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn import scope as _scope
-from fnn.arrays import held_dtype
+from fnn.arrays import held_dtype, is_array
 from fnn.guards import Stateful
 from fnn.nn.handle import Handle
 from fnn.nn.modules.module import Module
@@ -155,7 +155,7 @@ class CheckpointManager:
                 continue
             if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
                 raise TypeError(f"{name}: orbax holds states that are dicts of arrays and of plain values by names")
-            given = {key: value for key, value in state.items() if _is_array(value)}
+            given = {key: value for key, value in state.items() if is_array(value)}
             empty = {key: value for key, value in given.items() if not np.size(value)}  # orbax writes none
             arrays[name] = {key: value for key, value in given.items() if key not in empty}
             others = {
@@ -291,10 +291,6 @@ def _give(things: Mapping[str, Any], states: Mapping[str, Any], source: str) -> 
 
 def _lacking(missing: list[str], there: list[Any], source: str) -> CheckpointError:
     return CheckpointError(f"{source}: no part {', '.join(map(repr, missing))}; there are {', '.join(map(str, there))}")
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (jax.Array, np.ndarray, np.generic))
 
 
 def _json(value: Any, name: str) -> Any:

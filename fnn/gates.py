@@ -10,9 +10,7 @@ tells whether a gradient of the inputs will come; and since it does, JAX transpo
 
 from __future__ import annotations
 
-import functools
 import warnings
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,8 +19,9 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-Gradients = tuple[Any, ...]
+from fnn.guards import weakly
 
+Gradients = tuple[Any, ...]
 
 _TOKEN = -1  # its place among the values of a gate
 
@@ -31,7 +30,7 @@ class _Held:
     """Some objects, held until `loosen`, and weakly after that."""
 
     def __init__(self, things: Iterable[Any]):
-        self._get: list[Callable[[], Any]] = [functools.partial(_itself, thing) for thing in things]
+        self._get: list[Callable[[], Any]] = [_strongly(thing) for thing in things]
 
     def things(self) -> list[Any]:
         """Those that are still there."""
@@ -39,18 +38,11 @@ class _Held:
 
     def loosen(self) -> None:
         """Keeps none of them alive."""
-        self._get = [_weakly(thing) for thing in self.things()]
+        self._get = [weakly(thing) for thing in self.things()]
 
 
-def _itself(thing: Any) -> Any:
-    return thing
-
-
-def _weakly(thing: Any) -> Callable[[], Any]:
-    try:
-        return weakref.ref(thing)
-    except TypeError:  # some objects cannot be referred to weakly
-        return functools.partial(_itself, thing)
+def _strongly(thing: Any) -> Callable[[], Any]:
+    return lambda: thing
 
 
 class Crossing:

@@ -146,16 +146,21 @@ def touch(thing: Stateful) -> None:
                     recorder.see(child)
 
 
+def weakly(thing: Any) -> Callable[[], Any]:
+    """A weak reference to an object; to one that cannot be referred to weakly, what gives the object itself."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: thing
+
+
 class _Reference:
     """Matches one object by identity, without keeping it alive where that can be had."""
 
     __slots__ = ("ref",)
 
     def __init__(self, thing: Any):
-        try:
-            self.ref: Any = weakref.ref(thing)
-        except TypeError:
-            self.ref = lambda: thing
+        self.ref = weakly(thing)
 
     def matches(self, thing: Any) -> bool:
         return thing is not None and self.ref() is thing  # a reference to what is gone gives None

@@ -22,22 +22,29 @@ _LEAVES = (type(None), bool, int, float, complex, str, bytes)
 Place = Callable[[Any], None]  # puts a value where another one is kept
 
 
-def handed_on(scope: Scope) -> tuple[list[Any], list[Place]]:
-    """The traced values that code in a scope has left in hooks and attributes, and how to put them there again.
+class Handover:
+    """What code in a transformation leaves in hooks and attributes: the owner takes it out, and puts it back outside."""
 
-    The owner of the scope takes them out of its transformation and puts them back, as what they are outside.
-    """
-    values, places = kept_by_hooks(scope.root.hooked)
-    for owner, name, value in scope.take_attributes():
-        values.append(value)
-        places.append(functools.partial(setattr, owner, name))
-    return values, places
+    def __init__(self) -> None:
+        self._places: list[Place] = []
+        self._hooked: list[Any] = []
+        self._crossings: list[Any] = []
 
+    def take(self, scope: Scope) -> list[Any]:
+        """The traced values, at the end of the scope; a function that is traced again begins anew."""
+        self._hooked, self._crossings = scope.hooked, scope.crossings
+        values, self._places = kept_by_hooks(scope.root.hooked)
+        for owner, name, value in scope.take_attributes():
+            values.append(value)
+            self._places.append(functools.partial(setattr, owner, name))
+        return values
 
-def put_back(places: list[Place], values: list[Any]) -> None:
-    """Puts values that were handed on where they were kept."""
-    for place, value in zip(places, values, strict=True):
-        place(value)
+    def put_back(self, values: list[Any]) -> None:
+        """Puts the values, as they came out of the transformation, where they were kept."""
+        for place, value in zip(self._places, values, strict=True):
+            place(value)
+        if _scope.at_top():  # what backward hooks keep where fnn.checkpoint traced them
+            end_leaks_of_hooks(self._hooked, self._crossings)
 
 
 def kept_by_hooks(modules: Iterable[Any]) -> tuple[list[Any], list[Place]]:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from fnn import random as _random
 from fnn import scope as _scope
+from fnn.arrays import is_array
 from fnn.guards import Stateful, refuse_leaks
-from fnn.leaks import end_leaks_of_hooks, handed_on, put_back
+from fnn.leaks import Handover
 from fnn.scope import Cell, Restart, Scope
 from fnn.tree import nest, unnest
 
@@ -147,15 +147,13 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
         def attempt(token: bool) -> Any:
             target = _Differentiable(args, numbers)
             cells: list[Cell] = []
-            places: list[Any] = []
-            noted: list[Any] = []
+            handover = Handover()
 
             def inner(values: Any) -> Any:
                 held, placed = target.place(values, args)
                 with Scope(held, token=token) as scope:
                     out = plain(function(*placed, **kwargs))
-                    kept, places[:] = handed_on(scope)
-                    noted[:] = scope.hooked, scope.crossings
+                    kept = handover.take(scope)
                 if not has_aux:
                     out = (out, None)
                 elif not (isinstance(out, (tuple, list)) and len(out) == 2):
@@ -165,9 +163,7 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] = 
 
             (value, (aux, written, kept)), grads = jax.value_and_grad(inner, has_aux=True)(target.values)
             refuse_leaks(target.modules())
-            put_back(places, kept)
-            if _scope.at_top():  # what backward hooks keep where fnn.checkpoint traced them
-                end_leaks_of_hooks(*noted)
+            handover.put_back(kept)
             _scope.commit(dict(zip(cells, written, strict=True)))
             gradients = target.gradients(grads)
             gradient = gradients[0] if isinstance(argnums, int) else tuple(gradients)
@@ -248,10 +244,6 @@ def backward(function: Callable[..., Any], *args: Any, has_aux: bool = False, **
     return value
 
 
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
-
-
 def checkpoint(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """A function that computes its intermediate values again in the backward pass, as `jax.checkpoint`, for modules too.
 
@@ -270,26 +262,22 @@ def checkpoint(function: Callable[..., Any], **options: Any) -> Callable[..., An
 
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
         leaves, tree = jax.tree.flatten((args, kwargs))
-        arrays = [leaf if _is_array(leaf) else None for leaf in leaves]
+        arrays = [leaf if is_array(leaf) else None for leaf in leaves]
         cells: list[Cell] = []
-        places: list[Any] = []
-        noted: list[Any] = []
+        handover = Handover()
         staged = _scope.in_staged_code()  # before our own staging, which no other call sees
 
         def inner(arrays: Any) -> Any:
-            placed = [array if _is_array(leaf) else leaf for leaf, array in zip(leaves, arrays, strict=True)]
+            placed = [array if is_array(leaf) else leaf for leaf, array in zip(leaves, arrays, strict=True)]
             args, kwargs = jax.tree.unflatten(tree, placed)
             with Scope(staged=staged) as scope:
                 out = plain(function(*args, **kwargs))
-                kept, places[:] = handed_on(scope)
-                noted[:] = scope.hooked, scope.crossings
+                kept = handover.take(scope)
             cells[:] = scope.written
             return out, tuple(scope.written.values()), kept
 
         out, written, kept = jax.checkpoint(inner, **options)(arrays)
-        put_back(places, kept)
-        if _scope.at_top():
-            end_leaks_of_hooks(*noted)
+        handover.put_back(kept)
         _scope.commit(dict(zip(cells, written, strict=True)))
         return out
 

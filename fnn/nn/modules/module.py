@@ -7,10 +7,9 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fnn import scope as _scope
-from fnn.arrays import is_tensor
+from fnn.arrays import is_array, is_tensor
 from fnn.compilation import jit
 from fnn.guards import Registry, Stateful, touch
 from fnn.nn.handle import Handle
@@ -176,7 +175,7 @@ class Module(StateDictMixin, ConversionMixin, HooksMixin):
         elif name in attributes.get("_buffers", ()):
             if value is None:
                 self._buffers[name] = None
-            elif not (isinstance(value, (jax.Array, np.ndarray, np.generic, Handle)) or is_tensor(value)):
+            elif not (is_array(value) or isinstance(value, Handle) or is_tensor(value)):
                 raise TypeError(
                     f"cannot assign '{type(value).__name__}' as buffer '{name}' (nn.Buffer, array or None expected)"
                 )
@@ -488,7 +487,7 @@ class Module(StateDictMixin, ConversionMixin, HooksMixin):
 
     def _call_compiled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         leaves, tree = jax.tree.flatten((args, kwargs))
-        places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray, np.generic, Stateful)))
+        places = tuple(i for i, leaf in enumerate(leaves) if is_array(leaf) or isinstance(leaf, Stateful))
         static = tuple(None if i in places else leaf for i, leaf in enumerate(leaves))
         if unhashable := [leaf for leaf in static if type(leaf).__hash__ is None]:
             raise TypeError(
