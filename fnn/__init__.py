@@ -5,6 +5,7 @@ from fnn.checkpoints import CheckpointManager, load_checkpoint, save_checkpoint
 from fnn.compilation import jit
 from fnn.debugging import NanReport, find_nan
 from fnn.grad_scaler import GradScaler
+from fnn.kernels import plain_kernels
 from fnn.precision import Policy, autocast
 from fnn.pure import Layer, bound, functional_call, pure, split, update
 from fnn.random import Generator, manual_seed, rng
@@ -40,6 +41,7 @@ __all__ = [
     "manual_seed",
     "nn",
     "optim",
+    "plain_kernels",
     "precision",
     "pure",
     "rng",
