@@ -12,38 +12,32 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import platform
-import random
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from harness import HERE, interleaved, timed, versions
 
 import fnn
 import fnn.nn as nn
 
-HERE = Path(__file__).parent
 Case = dict[str, Callable[[], Any]]
 
 
-def timed(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return (time.perf_counter() - start) * 1e6
+def waiting(call: Callable[[], Any]) -> Callable[[], Any]:
+    return lambda: jax.block_until_ready(call())
 
 
 def compare(case: Case, repeat: int) -> dict[str, dict[str, float]]:
-    """Medians, and medians of the ratio to `raw` in the same repetition.
+    """Medians in microseconds, and medians of the ratio to `raw` in the same repetition.
 
-    The order changes from repetition to repetition, since a call is slower behind one that has emptied the caches. For the
-    same reason each peer is measured apart, beside raw JAX alone.
+    Each peer is measured apart, beside raw JAX alone, since a call is slower behind one that has emptied the caches.
     """
     ours = {name: call for name, call in case.items() if name == "raw" or name.startswith("fnn")}
     result = _compare(ours, repeat)
@@ -54,21 +48,13 @@ def compare(case: Case, repeat: int) -> dict[str, dict[str, float]]:
 
 
 def _compare(case: Case, repeat: int) -> dict[str, dict[str, float]]:
-    for call in case.values():
-        for _ in range(20):
-            timed(call)
-    times: dict[str, list[float]] = {name: [] for name in case}
-    order = list(case)
-    for _ in range(repeat):
-        random.shuffle(order)
-        for name in order:
-            times[name].append(timed(case[name]))
+    times = interleaved({name: waiting(call) for name, call in case.items()}, share=60, rounds=repeat)
     raw = times["raw"]
     return {
         name: {
-            "median": statistics.median(values),
+            "median": statistics.median(values) * 1e6,
             "ratio": statistics.median(v / r for v, r in zip(values, raw, strict=True)),
-            "more": statistics.median(v - r for v, r in zip(values, raw, strict=True)),
+            "more": statistics.median(v - r for v, r in zip(values, raw, strict=True)) * 1e6,
         }
         for name, values in times.items()
     }
@@ -217,10 +203,10 @@ def after_setattr(depth: int, x: Any, repeat: int) -> float:
     forward = fnn.jit(lambda net, x: net(x))
     more = []
     for i in range(repeat):
-        plain = timed(lambda: forward(net, x))
+        plain = timed(waiting(lambda: forward(net, x)))
         other.note = i
-        more.append(timed(lambda: forward(net, x)) - plain)
-    return statistics.median(more) / depth
+        more.append(timed(waiting(lambda: forward(net, x))) - plain)
+    return statistics.median(more) / depth * 1e6
 
 
 def seven_billion() -> tuple[float, float, float]:
@@ -254,11 +240,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, and nothing is written")
     quick = parser.parse_args().quick
-    repeat = 50 if quick else 500
+    repeat = 20 if quick else 200
     x = jnp.ones((2, 4))
-    results: dict[str, Any] = {"python": platform.python_version(), "jax": jax.__version__, "cases": {}}
+    results: dict[str, Any] = {"versions": versions("jax"), "cases": {}}
     lines = [
-        f"Python {results['python']}, JAX {results['jax']}, {platform.machine()} CPU. Medians of {repeat} interleaved runs.",
+        f"{results['versions']}. Medians of {repeat} interleaved runs.",
         "",
         "| case | | µs | ratio to raw JAX | µs more than raw JAX |",
         "| --- | --- | --- | --- | --- |",

@@ -13,20 +13,18 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from harness import HERE, timed, versions
 
 import fnn
 import fnn.nn as nn
 
-HERE = Path(__file__).parent
 WIDTH, BATCH, TOKENS = 256, 8, 128
 DEPTHS = (4, 8, 12, 24, 48)
 LIMIT = 60  # seconds of steps, where seven take longer
@@ -50,13 +48,9 @@ def form(depth: int, scan: bool, norm_first: bool, x: Any, cotangent: Any) -> tu
     compiled = lowered.compile()
     end = time.perf_counter()
     memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
-    return {"trace": middle - start, "compile": end - middle, "memory": memory}, lambda: step(encoder, x, cotangent)
-
-
-def timed(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
+    return {"trace": middle - start, "compile": end - middle, "memory": memory}, lambda: jax.block_until_ready(
+        step(encoder, x, cotangent)
+    )
 
 
 def main() -> None:
@@ -84,11 +78,10 @@ def main() -> None:
             rows.append({**row, "step": statistics.median(times[scan]), **made[scan][0]})
             print(rows[-1], flush=True)
 
-    place = f"{platform.machine()} {jax.default_backend().upper()}"
-    versions = f"Python {platform.python_version()}, JAX {jax.__version__}, {place}"
-    (HERE / "scan.json").write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n")
+    about = versions("jax")
+    (HERE / "scan.json").write_text(json.dumps({"versions": about, "rows": rows}, indent=1) + "\n")
     lines = [
-        f"{versions}. `python benchmarks/scan.py{' --quick' if quick else ''}`",
+        f"{about}. `python benchmarks/scan.py{' --quick' if quick else ''}`",
         "",
         "| normalization | layers | form | tracing (s) | compiling (s) | step (ms) | further memory (MiB) |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -14,11 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import platform
 import random
-import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import child, status, versions
 
 TABLES = Path(__file__).with_suffix(".md")
 LARGE_TITLE = "Files of 4.5 GiB, 72 tensors, in a process each: what reading or writing adds to its memory."
@@ -142,16 +139,6 @@ def measure(name: str, folder: Path) -> float:
     return seconds * 1e3
 
 
-def child(*arguments: Any) -> str:
-    command = [sys.executable, __file__, *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def status(field: str) -> float:
-    """MiB."""
-    return int(re.findall(rf"{field}:\s*(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
-
-
 def memory(name: str, folder: Path) -> str:
     """Seconds, and MiB that reading adds: at its peak, and of it without the pages of the file, which the system may take."""
     prepared(name, folder.parent / "small")()
@@ -172,7 +159,7 @@ def large(folder: Path) -> None:
     write_files(folder / "small", 2, (4, 4))
     lines = [LARGE_TITLE, "", "| | s | peak, MiB | without the file's pages, MiB |", "| --- | --- | --- | --- |"]
     for name in LARGE:
-        lines.append(child("--memory", name, folder / "large").strip())
+        lines.append(child(__file__, "--memory", name, folder / "large").strip())
         print(lines[-1], flush=True)
     TABLES.write_text(TABLES.read_text().partition(LARGE_TITLE)[0] + "\n".join(lines) + "\n")
 
@@ -194,12 +181,10 @@ def main() -> None:
         large(options.large)
         return
     repeat = 3 if options.quick else 5
-    import jax
-
     lines = [
-        f"Python {platform.python_version()}, JAX {jax.__version__}, {platform.machine()} CPU of 2 cores, float32, files in "
-        f"the page cache. The fastest of {repeat} processes each, in random order. fnn compares the checksums of .pt unless it "
-        "says verify=False, and waits for the disk when it writes; torch and safetensors do neither.",
+        f"{versions('jax')}, float32, files in the page cache. The fastest of {repeat} processes each, in random "
+        "order. fnn compares the checksums of .pt unless it says verify=False, and waits for the disk when it writes; torch "
+        "and safetensors do neither.",
         "",
         f"| | | {' | '.join(CASES)} |",
         f"| --- | --- | {' | '.join('---' for _ in CASES)} |",
@@ -213,7 +198,7 @@ def main() -> None:
             jobs = [(name, i) for name in names for i in range(len(CASES))] * repeat
             times: dict[tuple[str, int], list[float]] = {}
             for name, i in random.sample(jobs, len(jobs)):
-                times.setdefault((name, i), []).append(float(child("--measure", name, folder / str(i))))
+                times.setdefault((name, i), []).append(float(child(__file__, "--measure", name, folder / str(i))))
             best = {key: min(values) for key, values in times.items()}
             for name in names:
                 cells = [best[name, i] for i in range(len(CASES))]
