@@ -15,6 +15,7 @@ from jax import lax
 
 from fnn.arrays import held_dtype
 from fnn.functional.checks import accumulating, array, axis, floating, same_dtype
+from fnn.kernels import softmax as kernels
 from fnn.precision import to_float32, to_lower
 from fnn.random import next_key
 
@@ -675,7 +676,7 @@ def softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any
         >>> softmax(jnp.array([[0.0, 0.0], [0.0, 100.0]]), dim=1).tolist()
         [[0.5, 0.5], [0.0, 1.0]]
     """
-    return _softmax("softmax", jax.nn.softmax, array(input, "input"), dim, _stacklevel, dtype)
+    return _softmax("softmax", kernels.softmax, array(input, "input"), dim, _stacklevel, dtype)
 
 
 def softmin(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> jax.Array:
@@ -695,7 +696,7 @@ def softmin(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any
     """
     x = array(input, "input")
     floating("softmin", x.dtype, jnp.integer, jnp.complexfloating)
-    return _softmax("softmin", jax.nn.softmax, -x, dim, _stacklevel, dtype)
+    return _softmax("softmin", kernels.softmax, -x, dim, _stacklevel, dtype)
 
 
 def log_softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> jax.Array:
@@ -713,7 +714,7 @@ def log_softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype:
         >>> log_softmax(jnp.zeros((1, 2)), dim=1).round(4).tolist()
         [[-0.6931, -0.6931]]
     """
-    return _softmax("log_softmax", jax.nn.log_softmax, array(input, "input"), dim, _stacklevel, dtype)
+    return _softmax("log_softmax", kernels.log_softmax, array(input, "input"), dim, _stacklevel, dtype)
 
 
 def gumbel_softmax(logits: Any, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> jax.Array:
@@ -749,7 +750,7 @@ def gumbel_softmax(logits: Any, tau: float = 1, hard: bool = False, eps: float =
     y = accumulating(jnp.atleast_1d(x))
     if hard and y.shape[along] == 0:
         raise IndexError(f"gumbel_softmax: expected dimension {along} to have non-zero size, got {list(x.shape)}")
-    out = jax.nn.softmax((y + jax.random.gumbel(next_key(), y.shape, y.dtype)) / tau, axis=along)
+    out = kernels.softmax((y + jax.random.gumbel(next_key(), y.shape, y.dtype)) / tau, axis=along)
     if hard:
         largest = jax.nn.one_hot(jnp.argmax(out, along), y.shape[along], dtype=y.dtype, axis=along)
         out = largest + (out - lax.stop_gradient(out))

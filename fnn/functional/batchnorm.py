@@ -10,7 +10,7 @@ import jax
 from jax import lax
 
 from fnn.functional.checks import accumulating, array, floating, same_parameters
-from fnn.functional.normalization import moments, standardize
+from fnn.kernels.normalization import moments, standardize
 from fnn.scope import Cell, write
 
 __all__ = ["batch_norm"]

@@ -13,6 +13,7 @@ from jax import lax
 
 from fnn.functional.checks import accumulating, array, floating, same_dtype
 from fnn.functional.loss import check_classes, reduced, reduction_of
+from fnn.kernels import softmax as kernels
 from fnn.precision import to_float32, to_lower
 
 __all__ = ["cross_entropy", "linear_cross_entropy", "nll_loss"]
@@ -65,7 +66,13 @@ def _picked(logs: jax.Array, index: jax.Array) -> jax.Array:
     along = _class_axis(logs)
     valid = (index >= 0) & (index < logs.shape[along])
     place = jnp.expand_dims(jnp.where(valid, index, 0), along)
-    return jnp.where(valid, -jnp.take_along_axis(logs, place, along, mode="fill").squeeze(along), jnp.nan)
+    return jnp.where(valid, -kernels.pick(logs, place, along).squeeze(along), jnp.nan)
+
+
+def _surprise(x: jax.Array, largest: jax.Array, total: jax.Array, index: jax.Array) -> jax.Array:
+    """Minus the log-probability of each class that is named, from logits and what `kernels.log_sum` makes of them."""
+    along = _class_axis(x)
+    return (_picked(x, index) + largest.squeeze(along)) + total.squeeze(along)
 
 
 def _weighted(
@@ -173,11 +180,14 @@ def cross_entropy(
     w = _check_weight("cross_entropy", weight, classes)
     if t.shape != x.shape:
         t = _check_indices("cross_entropy", x, t, w, ignore_index)
-        logs = jax.nn.log_softmax(accumulating(x), axis=along)
+        largest, total = kernels.log_sum(accumulating(x), along)
         spread = None
         if smoothing:
-            spread = -(smoothing / classes) * (logs if w is None else logs * _by_class(w, logs)).sum(along)
-        losses = (1 - smoothing) * _picked(logs, t)
+            of_classes = accumulating(x) - largest
+            of_classes = of_classes if w is None else of_classes * _by_class(w, x)
+            share = classes if w is None else accumulating(w).sum()
+            spread = (smoothing / classes) * (total.squeeze(along) * share - of_classes.sum(along))
+        losses = (1 - smoothing) * _surprise(accumulating(x), largest, total, t)
         return _weighted(losses, t, w, ignore_index, reduction, spread).astype(x.dtype)
     if not jnp.issubdtype(t.dtype, jnp.floating):
         raise RuntimeError(f"Expected floating point type for target with class probabilities, got {t.dtype.name}")
@@ -185,10 +195,13 @@ def cross_entropy(
         raise RuntimeError(f"ignore_index is not supported for floating point target, got {ignore_index}")
     dtype = jnp.promote_types(x.dtype, t.dtype)
     values = accumulating(t) * (1 - smoothing) + smoothing / max(classes, 1)
-    values = values * (jax.nn.log_softmax(accumulating(x), axis=along) if classes else accumulating(x))
     if w is not None:
         values, dtype = values * _by_class(w, x), jnp.promote_types(dtype, w.dtype)
-    losses = -values.sum(along)
+    if classes:
+        largest, total = kernels.log_sum(accumulating(x), along)
+        losses = total.squeeze(along) * values.sum(along) - (values * (accumulating(x) - largest)).sum(along)
+    else:
+        losses = -values.sum(along)
     rows = math.prod(losses.shape) if x.size else 0
     return (losses.sum() / rows if reduction == "mean" else reduced(losses, reduction)).astype(dtype)
 
@@ -371,7 +384,8 @@ def _chunked(
     @jax.checkpoint  # else the logits of all chunks would be kept for the gradient
     def of_row(row: Any) -> jax.Array:
         features, index = row
-        return _picked(jax.nn.log_softmax(_logits(features, m, b)), index)
+        logits = _logits(features, m, b)
+        return _surprise(logits, *kernels.log_sum(logits, 0), index)
 
     rows, indices = x.reshape(-1, x.shape[-1]), t.reshape(-1)
     size = _chunk_rows(options, len(rows), rows.shape[1], classes)

@@ -13,28 +13,11 @@ from jax import lax
 
 from fnn.functional.checks import accumulating, array, axis, floating, integer, same_parameters
 from fnn.functional.distance import vector_norm
+from fnn.kernels.normalization import moments, normalize_features, root_mean_square_features, standardize
 from fnn.precision import to_float32
 from fnn.scope import Cell, write
 
 __all__ = ["group_norm", "layer_norm", "local_response_norm", "normalize", "rms_norm"]
-
-
-def moments(x: jax.Array, axes: Sequence[int], axis_name: Any = None) -> tuple[jax.Array, jax.Array]:
-    """The mean and the biased variance over axes, which are kept with size 1, and over a named axis of JAX."""
-
-    def mean(v: jax.Array) -> jax.Array:
-        v = v.mean(axes, keepdims=True)
-        return v if axis_name is None else lax.pmean(v, axis_name)
-
-    centre = mean(x)
-    return centre, mean(jnp.square(x - centre))
-
-
-def standardize(x: jax.Array, mean: jax.Array, var: jax.Array, eps: float, weight: Any, bias: Any) -> jax.Array:
-    """`(x − mean) / √(var + eps) · weight + bias`, for parts that broadcast against x; weight and bias may be None."""
-    y = (x - mean) * lax.rsqrt(var + eps)
-    y = y if weight is None else y * weight
-    return y if bias is None else y + bias
 
 
 def _feature_axes(x: jax.Array, normalized_shape: Any, **parameters: Any) -> tuple[int, ...]:
@@ -87,7 +70,7 @@ def layer_norm(
     axes = _feature_axes(x, normalized_shape, weight=w, bias=b)
     same_parameters("layer_norm", x, weight=w, bias=b)
     wide = accumulating(x)
-    return standardize(wide, *moments(wide, axes), eps, w, b).astype(x.dtype)
+    return normalize_features(wide, axes, w, b, eps).astype(x.dtype)
 
 
 def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> jax.Array:
@@ -119,8 +102,7 @@ def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, ep
     axes = _feature_axes(x, normalized_shape, weight=w)
     wide = accumulating(x)
     eps = float(jnp.finfo(wide.dtype).eps) if eps is None else eps
-    y = wide * lax.rsqrt(jnp.square(wide).mean(axes, keepdims=True) + eps)
-    y = y if w is None else y * w
+    y = root_mean_square_features(wide, axes, w, eps)
     return (y if jnp.iscomplexobj(x) else y.real).astype(x.dtype)
 
 
@@ -170,9 +152,10 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
             f"{list(x.shape)} and num_groups={groups}"
         )
     same_parameters("group_norm", x, **arrays)
-    wide = accumulating(x).reshape(batch, groups, channels // groups, *space)
-    w, b = (None if part is None else part.reshape(*wide.shape[1:3], *[1] * len(space)) for part in arrays.values())
-    return standardize(wide, *moments(wide, range(2, wide.ndim)), eps, w, b).astype(x.dtype).reshape(x.shape)
+    wide = accumulating(x)
+    w, b = (None if part is None else part.reshape(1, channels, *[1] * len(space)) for part in arrays.values())
+    mean, var = moments(wide, tuple(range(2, x.ndim)), groups=groups)
+    return standardize(wide, mean, var, eps, w, b).astype(x.dtype)
 
 
 def _window_sum(x: jax.Array, before: int, after: int) -> jax.Array:
