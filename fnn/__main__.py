@@ -54,32 +54,35 @@ def select(tree: Any, key: str | None) -> Any:
 def print_table(tree: Any) -> None:
     """Prints names, shapes, dtypes and sizes of tensors, other values, and totals."""
     names: dict[Tensor, str] = {}
-    rows = []
-    total = elements = 0
+    header = ("name", "shape", "dtype", "size", "")
+    widths = [len(cell) for cell in header]
+    count = total = elements = 0
 
-    def add(name: str, tensor: Tensor) -> Tensor:
-        nonlocal total, elements
+    def row(name: str, tensor: Tensor) -> tuple[str, ...]:
         first = names.setdefault(tensor, name)
         note = "" if first == name else f"the same as {_printable(first)}"
-        if not note:
+        shape = "x".join(map(str, tensor.shape)) or "()"
+        return _printable(name), shape, tensor.dtype.name, _size(tensor.nbytes), note
+
+    def measure(name: str, tensor: Tensor) -> Tensor:
+        nonlocal widths, count, total, elements
+        count += 1
+        if tensor not in names:
             total, elements = total + tensor.nbytes, elements + tensor.size
-        rows.append(
-            (
-                _printable(name),
-                "x".join(map(str, tensor.shape)) or "()",
-                tensor.dtype.name,
-                _size(tensor.nbytes),
-                note,
-            )
-        )
+        widths = [max(width, len(cell)) for width, cell in zip(widths, row(name, tensor), strict=True)]
         return tensor
 
-    replace(tree, add)
-    header = ("name", "shape", "dtype", "size", "")
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"{len(rows)} tensors, {elements:,} elements, {_size(total)}")
+    def show(*cells: str) -> None:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+    def print_row(name: str, tensor: Tensor) -> Tensor:
+        show(*row(name, tensor))
+        return tensor
+
+    replace(tree, measure)
+    show(*header)
+    replace(tree, print_row)  # again, since rows may take more memory than the file
+    print(f"{count} tensors, {elements:,} elements, {_size(total)}")
 
 
 def _printable(name: str) -> str:

@@ -25,7 +25,8 @@ _DESCRIPTOR, _UTF8 = 1 << 3, 1 << 11
 _ALIGNMENT = 64
 _DATE = 1 << 5 | 1  # 1 January 1980, in every archive: equal contents give equal files
 
-MEMBER_COST = 1000  # bytes of memory that an entry takes, at most
+_LONGEST_NAME = 1000  # bytes; PyTorch's names are short
+MEMBER_COST = 1000  # bytes of memory that an entry takes, at most, but for such a name
 
 
 def read_archive(file: File, allowance: int) -> dict[str, Storage]:
@@ -55,7 +56,7 @@ def read_archive(file: File, allowance: int) -> dict[str, Storage]:
         raw = data[position : position + name_size]
         extra = data[position + name_size : position + name_size + extra_size]
         position += name_size + extra_size + comment_size
-        if signature != b"PK\1\2" or position > start + size:
+        if signature != b"PK\1\2" or position > start + size or name_size > _LONGEST_NAME:
             raise CheckpointError("the archive's directory is damaged")
         name = _checked_name(raw)
         if name in members:

@@ -21,6 +21,7 @@ from fnn.serialization.tensors import ALIGNMENT, ALLOWANCE, Storage, Tensor, ali
 _BATCH = 8 << 20  # bytes that a thread reads at once
 _LARGE = 1 << 18  # bytes of a storage from which on threads pay
 _LONG = 1 << 28  # bytes from which on a progress bar is worth its import
+_ARRAY = 4096  # bytes that JAX takes for an array, however small
 _PATIENCE = 2.0  # seconds after which it is shown
 
 
@@ -44,7 +45,7 @@ def place_all(storages: list[Storage], device: Any, verify: bool) -> None:
         for storage in batch:
             for tensor in storage.tensors:
                 if tensor.device is not None or tensor.conjugated or tensor.negated:
-                    room -= tensor.nbytes
+                    room -= max(tensor.nbytes, _ARRAY)
                     if room < 0:
                         path = storage.file.path
                         raise CheckpointError(f"{path}: the tensors take more memory than the size of the file allows for")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fnn.serialization.archive import MEMBER_COST, read_archive
-from fnn.serialization.errors import CheckpointError
+from fnn.serialization.errors import CheckpointError, Unknown
 from fnn.serialization.tensors import ALLOWANCE, DTYPES, File, Storage, Tensor, TypedStorage, checked_view
 from fnn.serialization.unpickling import Built, Call, Refused, Unpickler, key
 
@@ -68,7 +68,9 @@ def read_legacy(file: File, skip_unknown: bool) -> Any:
     storages: dict[str, tuple[Storage, np.dtype]] = {}
     position, left = 0, ALLOWANCE + file.size
 
-    def persistent(identity: Any) -> TypedStorage:
+    def persistent(identity: Any) -> TypedStorage | Unknown:
+        if type(identity) is tuple and len(identity) == 4 and isinstance(identity[1], Unknown):
+            return identity[1]  # the class of a module, with its source
         kind, name, count = _storage(identity, 6)
         size = count * kind.itemsize
         if size > file.size:
@@ -133,15 +135,21 @@ class _StorageType:
 class _NumPyDtype(Built):
     """A dtype of numpy in the making."""
 
-    def __init__(self, code: Any, *_: Any):
-        if type(code) is not str or not re.fullmatch("b1|[iu][1248]|f[248]|c8|c16", code):
-            raise CheckpointError("an array of numpy has a dtype that holds no plain numbers")
+    def __init__(self, code: str):
         self.value = np.dtype(code)
 
     def build(self, state: Any) -> None:
         if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
             raise CheckpointError("a dtype of numpy is damaged")
         self.value = self.value.newbyteorder(state[1])
+
+
+def _numpy_dtype(code: Any, *_: Any) -> _NumPyDtype | Refused:
+    if type(code) is not str:
+        raise CheckpointError("a dtype of numpy is damaged")
+    if not re.fullmatch("b1|[iu][1248]|f[248]|c8|c16", code):
+        return Refused("an array of numpy has a dtype that holds no plain numbers", f"numpy.dtype({code[:20]!r})")
+    return _NumPyDtype(code)
 
 
 class _NumPyArray(Built):
@@ -152,8 +160,10 @@ class _NumPyArray(Built):
         self.value = _from_bytes(raw, dtype, shape, "F" if in_columns is True else "C")
 
 
-def _from_bytes(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
+def _from_bytes(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray | Unknown:
     """An array of numpy from a copy of its bytes."""
+    if isinstance(dtype, Unknown):
+        return dtype
     if isinstance(raw, str):
         raw = raw.encode()  # bytes of Python 2 that could be taken for a string
     if not isinstance(dtype, _NumPyDtype) or not isinstance(raw, (bytes, bytearray)) or order not in ("C", "F"):
@@ -162,6 +172,11 @@ def _from_bytes(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarra
         raise CheckpointError("an array of numpy has a damaged shape")
     array = np.frombuffer(raw, dtype.value)
     return array.astype(dtype.value.newbyteorder("="), copy=False).reshape(shape, order=order)
+
+
+def _numpy_scalar(dtype: Any, raw: Any) -> Any:
+    array = _from_bytes(raw, dtype, ())
+    return array if isinstance(array, Unknown) else array[()]
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
@@ -249,10 +264,10 @@ NAMES: dict[str, Any] = {
     "builtins.bytes": Call(lambda: b""),
     "builtins.complex": _one(complex, float, int),
     "_codecs.encode": Call(_encoded),
-    "numpy.dtype": Call(_NumPyDtype),
+    "numpy.dtype": Call(_numpy_dtype),
     "numpy.ndarray": _KIND,
     "numpy._core.multiarray._reconstruct": Call(lambda *_: _NumPyArray()),
-    "numpy._core.multiarray.scalar": Call(lambda dtype, raw: _from_bytes(raw, dtype, ())[()]),
+    "numpy._core.multiarray.scalar": Call(_numpy_scalar),
     "numpy._core.numeric._frombuffer": Call(_from_bytes),
     "torch.Size": Call(lambda sizes=(): tuple(_sequence(sizes))),
     "torch.device": Call(lambda kind, index=None: _text(kind) if index is None else f"{_text(kind)}:{int(index)}"),

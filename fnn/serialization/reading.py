@@ -20,7 +20,7 @@ from fnn.serialization.tensors import File, Storage, Tensor
 from fnn.serialization.unpickling import Built
 
 _DEEPEST = 200  # containers in containers
-_LONGEST = 1000  # characters that a prefix of names may have: a name of a file is repeated for all that is below it
+_LONGEST = 300  # characters of a name that are kept, the last: a key of a file is a part of the names of all that is below it
 
 
 def load(path: str | os.PathLike[str], device: Any, verify: bool, skip_unknown: bool) -> Any:
@@ -100,6 +100,8 @@ def _name(key: Any) -> str:
 def replace(tree: Any, function: Callable[[str, Tensor], Any]) -> Any:
     """The tree with what a function of the dotted name and the tensor gives in the place of each tensor.
 
+    Of names of more than 300 characters it is their end.
+
     Dicts and lists stay the same objects. One object at several places stays one, and has the name of the first.
     """
     known: dict[int, Any] = {}
@@ -107,7 +109,7 @@ def replace(tree: Any, function: Callable[[str, Tensor], Any]) -> Any:
 
     def walk_items(items: Any, value: Any, start: str, depth: int) -> None:
         for key, item in items:
-            name = start + (key if type(key) is str else _name(key))
+            name = (start + (key[-_LONGEST:] if type(key) is str else _name(key)))[-_LONGEST:]
             value[key] = function(name, item) if type(item) is Tensor else walk(item, name, depth + 1)
 
     def walk(value: Any, name: str, depth: int) -> Any:
@@ -122,7 +124,7 @@ def replace(tree: Any, function: Callable[[str, Tensor], Any]) -> Any:
         if id(value) in known:
             return known[id(value)]
         known[id(value)] = pending
-        start = (name + ".")[-_LONGEST:] if name else ""
+        start = name + "." if name else ""
         result = value
         if isinstance(value, dict):
             walk_items(value.items(), value, start, depth)

@@ -241,9 +241,9 @@ def checked_view(
     shape, strides, (start,) = _sizes(shape, "shape"), _sizes(strides, "strides"), _sizes((offset,), "offset")
     if len(shape) != len(strides) or len(shape) > 64:
         raise CheckpointError(f"a tensor has {len(shape)} axes and {len(strides)} strides")
-    stop, dense, size = start, True, 1
-    if 0 not in shape:
-        stop += 1
+    stop, dense, size = 0, True, 1
+    if 0 not in shape:  # else torch lets it start anywhere, also behind the end
+        stop = start + 1
         for i in range(len(shape) - 1, -1, -1):
             stop += (shape[i] - 1) * strides[i]
             dense = dense and (strides[i] == size or shape[i] == 1)

@@ -27,9 +27,10 @@ class Call(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """What pickles may name, but is not read, and why."""
+    """What pickles may name, or a `Call` may give, but is not read; why, and what a `Call` gives it for."""
 
     reason: str
+    name: str = ""
 
 
 class Built:
@@ -197,11 +198,14 @@ class Unpickler:
             raise CheckpointError("the pickle has a name that is no string")
         full = f"{_MOVED.get(module, module)[:_LONGEST_NAME]}.{name[:_LONGEST_NAME]}"
         value = self.names.get(full, _NOT_LISTED)
-        if isinstance(value, Refused):
-            if not self.skip_unknown:
-                raise CheckpointError(f"the file asks for {full!r}: {value.reason}")
-            value = Unknown(full)
-        self.push(value, _RESULT)
+        self.push(self.skipped(full, value.reason) if isinstance(value, Refused) else value, _RESULT)
+
+    def skipped(self, name: str, reason: str) -> Unknown:
+        """Stands in for what is not read, where that is asked for."""
+        if not self.skip_unknown:
+            raise CheckpointError(f"the file asks for {name!r}: {reason}")
+        self.spend(sys.getsizeof(name))
+        return Unknown(name)
 
     def reduce(self) -> None:
         """Calls what is below the arguments on the stack."""
@@ -213,6 +217,8 @@ class Unpickler:
         elif type(function) is Call:
             self.spend(_copied(arguments) + _RESULT)
             value = function.function(*arguments)
+            if isinstance(value, Refused):
+                value = self.skipped(value.name, value.reason)
             self.push(value, _TENSOR if isinstance(value, Tensor) else _PLACE)
         else:
             raise CheckpointError(f"the pickle calls a value of type {type(function).__name__}")
@@ -326,7 +332,7 @@ def _copied(values: Any) -> int:
     for value in values:
         if isinstance(value, (str, bytes, bytearray)):
             cost += len(value)
-        elif isinstance(value, (list, dict)):
+        elif isinstance(value, (list, dict)) or (type(value) is tuple and len(value) > 64):  # not the shape of a tensor
             cost += 2 * _ITEM * len(value) + _TUPLE_KEY * sum(type(item) is tuple for item in value)
     return cost
 

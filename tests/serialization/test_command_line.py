@@ -52,6 +52,15 @@ def test_inspect_reads_no_tensor_and_prints_no_control_characters(tmp_path, caps
     assert "15.3 MiB" in out
 
 
+def test_inspect_of_long_names_shows_their_end(tmp_path, capsys):
+    fnn.save({"a" * 5000: {"weight": np.ones(2, np.float32)}, "b": np.ones(3, np.float32)}, tmp_path / "file.pt")
+    assert main(["inspect", str(tmp_path / "file.pt")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("aaa")
+    assert "aa.weight  2      float32  8 B" in lines[1]
+    assert max(map(len, lines)) < 400
+
+
 def test_convert_there_and_back(path, tmp_path, capsys):
     target, back = tmp_path / "file.safetensors", tmp_path / "back.pt"
     assert main(["convert", str(path), str(target), "--key", "model"]) == 0

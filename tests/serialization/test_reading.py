@@ -93,6 +93,12 @@ def test_views_and_strides_share_memory_as_in_torch(through):
     assert not any(array.flags.writeable for array in got)
 
 
+def test_empty_views_start_anywhere(through):
+    views = [torch.ones(4, 0, 2)[1:], torch.ones(3)[3:], torch.empty(0, 5).t()[2:]]
+    assert views[0].storage_offset() > 0
+    assert same(views, through(views))
+
+
 def test_tied_weights_are_one_array(through):
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     net[1].weight = net[0].weight
@@ -288,6 +294,28 @@ def test_programs_and_arrays_of_numpy_say_what_to_do(tmp_path):
     np.savez(tmp_path / "arrays.npz", a=np.ones(2))
     with pytest.raises(fnn.CheckpointError, match=r"np\.load"):
         fnn.load(tmp_path / "arrays.npz")
+
+
+def test_skip_unknown_stands_in_for_modules_and_arrays_of_other_things(through):
+    value = {
+        "net": torch.nn.Linear(2, 2),
+        "words": np.array(["a"]),
+        "word": np.str_("a"),
+        "any": np.array([None]),
+        "x": torch.ones(2),
+    }
+    with pytest.raises(fnn.CheckpointError, match="Linear"):
+        through(value)
+    with pytest.raises(fnn.CheckpointError, match=r"numpy\.dtype\('U1'\).*holds no plain numbers"):
+        through(value["words"])
+    got = through(value, skip_unknown=True)
+    assert [str(item) for item in list(got.values())[:-1]] == [
+        "<unknown torch.nn.modules.linear.Linear>",
+        "<unknown numpy.dtype('U1')>",
+        "<unknown numpy.dtype('U1')>",
+        "<unknown numpy.dtype('O8')>",
+    ]
+    assert same(value["x"], got["x"])
 
 
 def test_a_missing_file_is_not_found(tmp_path):
