@@ -21,7 +21,8 @@ def read_safetensors(file: File) -> dict[str, Tensor]:
     """The tensors of a file by name, in the order in which they lie in it.
 
     A name that the file's metadata says to be another name's tensor, as `safetensors.torch.save_model` writes it, is there
-    too. The package safetensors checks the header: that all tensors lie in the file, whole, apart and without gaps.
+    too; `format` is no such name. The package safetensors checks the header: that all tensors lie in the file, whole, apart
+    and without gaps.
     """
     try:
         from safetensors import SafetensorError, safe_open
@@ -38,7 +39,7 @@ def read_safetensors(file: File) -> dict[str, Tensor]:
     text = file.data[8 : 8 + size]
     header = json.loads(text)
     metadata = header.pop(_METADATA, None) or {}
-    if text.count(b'"data_offsets"') != len(header):  # a name twice, which the package does not see
+    if text.count(b'"data_offsets"') != len(header) or b"\\u" in text:  # perhaps a name twice, which the package does not see
         json.loads(text, object_pairs_hook=_unique)
     tensors = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
@@ -47,6 +48,7 @@ def read_safetensors(file: File) -> dict[str, Tensor]:
             raise CheckpointError(f"the tensor {name!r} has the dtype {entry['dtype']}, which NumPy does not have")
         start, stop = entry["data_offsets"]
         tensors[name] = Tensor(StoredBytes(file, name, 8 + size + start, stop - start), 0, tuple(entry["shape"]), dtype)
+    metadata.pop("format", None)  # "pt", which may be the name of a tensor
     shared = {name: tensors[kept] for name, kept in metadata.items() if name not in tensors and kept in tensors}
     return {**tensors, **shared}
 
@@ -75,8 +77,15 @@ def write_safetensors(file: BinaryIO, state: Any, metadata: Mapping[str, str]) -
     first: dict[View, str] = {}
     for name, value in state.items():
         first.setdefault(views[id(value)], name)
-    shared = {name: first[views[id(value)]] for name, value in state.items() if first[views[id(value)]] != name}
-    order = sorted(first.values(), key=lambda name: -leaves[id(state[name])].dtype.itemsize)
+    shared = {name: kept for name, value in state.items() if (kept := first[views[id(value)]]) != name and name not in metadata}
+    order = sorted((name for name in state if name not in shared), key=lambda name: -leaves[id(state[name])].dtype.itemsize)
+    for key, text in metadata.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise TypeError(f"metadata is strings by name, not {key!r}: {text!r}")
+        if key != "format" and text in state:
+            raise ValueError(
+                f"metadata[{key!r}] is {text!r}, the name of an array: {key!r} would be read as another name of it"
+            )
     header: dict[str, Any] = {_METADATA: dict(sorted({**metadata, **shared}.items()))}
     position = 0
     for name in order:
@@ -86,9 +95,9 @@ def write_safetensors(file: BinaryIO, state: Any, metadata: Mapping[str, str]) -
             raise TypeError(f"{name} has the dtype {leaf.dtype}, which the safetensors format does not have")
         header[name] = {"dtype": code, "shape": leaf.shape, "data_offsets": (position, position + leaf.nbytes)}
         position += leaf.nbytes
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)) + text)
+    content = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    file.write(struct.pack("<Q", len(content)) + content)
     for name in order:
         leaf = leaves[id(state[name])]
         for chunk in Storage(leaf.nbytes, None, leaf).chunks():

@@ -70,6 +70,27 @@ def test_shared_tensors_are_kept_once_as_save_model_does(path):
     assert safetensors.torch.load_model(theirs, path) == (set(), [])
 
 
+def test_metadata_are_no_names_of_tensors(path):
+    array = np.ones(2)
+    fnn.save({"pt": array}, path)  # the format is "pt" as well
+    assert list(fnn.load(path)) == ["pt"]
+    fnn.save({"a": array, "format": array, "b": array}, path, metadata={"b": "a text"})
+    assert sorted(fnn.load(path)) == sorted(safetensors.numpy.load_file(path)) == ["a", "b", "format"]
+    with safetensors.safe_open(path, "numpy") as file:
+        assert file.metadata() == {"format": "pt", "b": "a text"}
+    with pytest.raises(TypeError, match="metadata is strings by name, not 'epoch': 1"):
+        fnn.save({"a": array}, path, metadata={"epoch": 1})
+    with pytest.raises(ValueError, match=r"metadata\['best'\] is 'a', the name of an array"):
+        fnn.save({"a": array}, path, metadata={"best": "a"})
+
+
+def test_a_name_twice_whose_entry_is_written_otherwise(path):
+    entry = b'{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
+    other = entry.replace(b"data_offsets", b"data\\u005foffsets")
+    with pytest.raises(fnn.CheckpointError, match="a name twice"):
+        fnn.load(with_header(path, b'{"a":' + entry + b',"a":' + other + b"}", b"x"))
+
+
 def test_overlapping_arrays_are_written_each(path):
     whole = np.arange(6.0)
     fnn.save({"whole": whole, "part": whole[2:4], "turned": whole[::-1], "matrix": whole.reshape(2, 3).T}, path)
