@@ -117,10 +117,10 @@ class _Pickler:
         module, _, rest = name.partition(" ")
         self.recall(("name", name), lambda: self.parts.append(f"c{module}\n{rest}\n".encode()))
 
-    def call(self, name: str, arguments: Any) -> None:
+    def call(self, name: str, arguments: Any, where: str = "") -> None:
         """The result of a function."""
         self.name(name)
-        self.tuple(arguments, name)
+        self.tuple(arguments, where)
         self.parts.append(b"R")
 
     def tuple(self, values: Any, where: str) -> None:
@@ -136,11 +136,11 @@ class _Pickler:
             return
         self.kept.append(value)
         if isinstance(value, set):
-            self.call("__builtin__ set", (sorted(value, key=repr),))
+            self.call("__builtin__ set", (sorted(value, key=repr),), where)
             self.remember(key)
             return
         if isinstance(value, Counter):
-            self.call("collections Counter", ({**value},))
+            self.call("collections Counter", ({**value},), where)
             self.remember(key)
             return
         if isinstance(value, OrderedDict):

@@ -186,6 +186,7 @@ def test_data_lie_at_multiples_of_64_bytes(path):
         ({"a": [object()]}, r"state\['a'\]\[0\] is of type builtins.object; torch.load"),
         ({"a": collections.defaultdict(list)}, "collections.defaultdict"),
         ({"a": frozenset((1,))}, "builtins.frozenset"),
+        ({"a": {np.float32(1)}}, r"state\['a'\].* is of type numpy.float32"),
         ({"a": np.array(["x"])}, r"state\['a'\] has the dtype <U1"),
         ({"a": np.array([None])}, "has the dtype object"),
         ({"a": jnp.ones(2, jnp.int4)}, "has the dtype int4"),
