@@ -1,16 +1,13 @@
 """Pooling: 1-, 2- and 3-dimensional doors to one function each.
 
-Every maximum is found by place: `_first_maxima` looks for it at given positions of each axis, be they the strided windows
-of `max_pool2d`, the uneven ones of `adaptive_max_pool2d` or the random ones of `fractional_max_pool2d`. So ties, NaN and
-gradients are the same in all.
+How windows are pooled is in `fnn.kernels.pooling`.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from fnn.functional.checks import accumulating, array, floating, integer, known, ntuple, same_dtype
+from fnn.kernels.pooling import Windows, adaptive_windows, average, first_maxima, maxima, maxima_and_places, put, taken
 from fnn.precision import to_float32
 from fnn.random import next_key
 
@@ -52,8 +50,6 @@ __all__ = [
     "max_unpool3d",
 ]
 
-_PADDING = np.int32(np.iinfo(np.int32).max)  # a place out of range, which gathers the lowest value
-
 
 def _spatial(name: str, input: Any, n: int, short: type[Exception] = RuntimeError) -> jax.Array:
     """The input as an array with n axes of space; `short` is what torch raises for too few of them."""
@@ -72,41 +68,9 @@ def _not_empty(name: str, x: jax.Array, axes: int) -> None:
         )
 
 
-class _Windows(NamedTuple):
-    """Windows at equal distances, for each axis of space."""
-
-    space: tuple[int, ...]
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    pads: tuple[int, ...]
-    dilations: tuple[int, ...]
-    shape: tuple[int, ...]
-
-    def positions(self) -> list[np.ndarray]:
-        """For each axis, where the elements of each window are; some are outside."""
-        return [
-            np.arange(out)[:, None] * stride - pad + dilation * np.arange(kernel)
-            for _, kernel, stride, pad, dilation, out in zip(*self, strict=True)
-        ]
-
-    def reduce(self, x: jax.Array, initial: Any, operation: Callable[..., Any]) -> jax.Array:
-        """The windows' elements combined, those outside as the initial value."""
-        ones = (1,) * (x.ndim - len(self.space))
-        ends = [max(int(p[-1, -1]) + 1 - size, 0) for p, size in zip(self.positions(), self.space, strict=True)]
-        return lax.reduce_window(
-            x,
-            np.asarray(initial, x.dtype)[()],
-            operation,
-            ones + self.kernel,
-            ones + self.strides,
-            [(0, 0) for _ in ones] + list(zip(self.pads, ends, strict=True)),
-            window_dilation=ones + self.dilations,
-        )
-
-
 def _windows(
     name: str, x: jax.Array, n: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
-) -> _Windows:
+) -> Windows:
     _not_empty(name, x, n + 1)
     space = x.shape[-n:]
     kernel = ntuple(kernel_size, n, "kernel_size")
@@ -126,59 +90,7 @@ def _windows(
         shape.append(out - 1 if ceil_mode and (out - 1) * s >= size + p else out)
     if min(shape) < 1:
         raise RuntimeError(f"Given input size: {list(x.shape)}. Calculated output size: {shape}. Output size is too small")
-    return _Windows(space, kernel, strides, pads, dilations, tuple(shape))
-
-
-def _lowest(dtype: Any) -> Any:
-    return np.asarray(-np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min, dtype)[()]
-
-
-def _first_maximum(a: Any, b: Any) -> Any:
-    """The larger of two pairs of value and place: of equals the first, of NaNs the last, and of padding none."""
-    (value, place), (other, other_place) = a, b
-    larger = (other > value) | ((other == value) & (other_place < place))
-    nan = jnp.isnan(other) & (~jnp.isnan(value) | (other_place > place))
-    take = (place == _PADDING) | ((other_place != _PADDING) & (larger | nan))
-    return jnp.where(take, other, value), jnp.where(take, other_place, place)
-
-
-def _first_maxima(x: jax.Array, positions: Sequence[Any]) -> jax.Array:
-    """Where the maxima of windows are, as places in the flat space.
-
-    Args:
-        x: (..., *space).
-        positions: for each axis of space (windows, elements); elements outside of the space count for nothing.
-    """
-    n = len(positions)
-    space = x.shape[x.ndim - n :]
-    value = lax.stop_gradient(x)
-    place = jnp.broadcast_to(jnp.arange(math.prod(space), dtype=jnp.int32).reshape(space), x.shape)
-    # One axis after the other: a tenth of the time of one reduce_window over pairs, on the CPU.
-    for axis, where in zip(range(-1, -n - 1, -1), reversed(positions), strict=True):
-        inside = ((where >= 0) & (where < x.shape[axis])).reshape(*where.shape, *[1] * (-1 - axis))
-        value, place = (jnp.take(a, where, axis, mode="clip") for a in (value, place))
-        place = jnp.where(inside, place, _PADDING)
-        value, place = lax.reduce((value, place), (_lowest(x.dtype), _PADDING), _first_maximum, (value.ndim + axis,))
-    return place.astype(jax.dtypes.canonicalize_dtype(np.int64))
-
-
-def _taken(x: jax.Array, places: jax.Array, n: int, outside: Any) -> jax.Array:
-    """The elements at places in the flat space."""
-    flat, where = (a.reshape(*x.shape[:-n], math.prod(a.shape[x.ndim - n :])) for a in (x, places))
-    return jnp.take_along_axis(flat, where, axis=-1, mode="fill", fill_value=outside).reshape(places.shape)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _maxima(x: jax.Array, windows: _Windows) -> jax.Array:
-    return windows.reduce(x, _lowest(x.dtype), lax.max)
-
-
-@_maxima.defjvp
-def _maxima_jvp(windows: _Windows, primals: Any, tangents: Any) -> Any:
-    # By place: JAX derives none for dilated windows, and XLA's own passes NaN over and takes 10 times as long on the CPU.
-    (x,), (tangent,) = primals, tangents
-    places = _first_maxima(x, windows.positions())
-    return _maxima(x, windows), _taken(tangent, places, len(windows.space), 0)
+    return Windows(space, kernel, strides, pads, dilations, tuple(shape))
 
 
 def _max_pool(
@@ -189,10 +101,7 @@ def _max_pool(
     if x.dtype == bool or jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise NotImplementedError(f'"{name}" not implemented for {x.dtype.name}: expected real numbers')
     windows = _windows(name, x, n, kernel_size, stride, padding, dilation, ceil_mode)
-    if not return_indices:
-        return _maxima(x, windows)
-    places = _first_maxima(x, windows.positions())
-    return _taken(x, places, n, _lowest(x.dtype)), places
+    return maxima_and_places(x, windows) if return_indices else maxima(x, windows)
 
 
 def max_pool1d(
@@ -352,20 +261,10 @@ def _avg_pool(
     windows = _windows(name, x, n, kernel_size, stride, padding, 1, ceil_mode)
     if n == 3 and any(k > size for k, size in zip(windows.kernel, windows.space, strict=True)):
         raise RuntimeError(f"input image {windows.space} smaller than kernel size {windows.kernel}")
-    counts = np.ones((), int)
-    for where, size, pad in zip(windows.positions(), windows.space, windows.pads, strict=True):
-        # torch does not count what lies beyond the padding, which ceil_mode lets windows reach.
-        inside = where < size + pad if count_include_pad else (where >= 0) & (where < size)
-        counts = counts[..., None] * inside.sum(1)
-    if divisor_override is not None:
-        counts = np.asarray(integer(divisor_override, "divisor_override"))
-        if counts == 0:
-            raise RuntimeError("divisor must be not zero")
-    y = accumulating(x)
-    total = windows.reduce(y, 0, lax.add)
-    divisors = jnp.asarray(counts if counts.min() != counts.max() else counts.flat[0], y.dtype)
-    # torch's division of integers rounds to zero.
-    return lax.div(total, jnp.broadcast_to(divisors, total.shape)) if whole else (total / divisors).astype(x.dtype)
+    divisor = None if divisor_override is None else integer(divisor_override, "divisor_override")
+    if divisor == 0:
+        raise RuntimeError("divisor must be not zero")
+    return average(x, windows, divisor, count_include_pad)
 
 
 def avg_pool1d(
@@ -549,24 +448,12 @@ def _adaptive_size(name: str, input: Any, n: int, output_size: Any) -> tuple[jax
     return x, sizes
 
 
-def _adaptive_positions(size: int, out: int) -> np.ndarray:
-    """Where the elements of each of `out` windows are, and -1 where a window is smaller than the largest."""
-    start, end = np.arange(out) * size // max(out, 1), -(-np.arange(1, out + 1) * size // max(out, 1))
-    where = start[:, None] + np.arange((end - start).max(initial=1))
-    return np.where(where < end[:, None], where, -1)
-
-
 def _adaptive_max_pool(n: int, input: Any, output_size: Any, return_indices: bool) -> Any:
     name = f"adaptive_max_pool{n}d"
     x, shape = _adaptive_size(name, input, n, output_size)
     _not_empty(name, x, x.ndim - 1)
-    space = x.shape[-n:]
-    if not return_indices and all(out and size % out == 0 for size, out in zip(space, shape, strict=True)):
-        kernel = tuple(size // out for size, out in zip(space, shape, strict=True))
-        return _maxima(x, _Windows(space, kernel, kernel, (0,) * n, (1,) * n, shape))
-    places = _first_maxima(x, [_adaptive_positions(*sizes) for sizes in zip(space, shape, strict=True)])
-    best = _taken(x, places, n, -jnp.inf)
-    return (best, places) if return_indices else best
+    windows = adaptive_windows(x.shape[-n:], shape)
+    return maxima_and_places(x, windows) if return_indices else maxima(x, windows)
 
 
 def adaptive_max_pool1d(input: Any, output_size: Any, return_indices: bool = False) -> Any:
@@ -662,20 +549,7 @@ def _adaptive_avg_pool(n: int, input: Any, output_size: Any) -> jax.Array:
     name = f"adaptive_avg_pool{n}d"
     x, shape = _adaptive_size(name, input, n, output_size)
     _not_empty(name, x, x.ndim - 1 if n == 3 else n)
-    y = accumulating(x)
-    for axis, out in enumerate(shape, x.ndim - n):
-        size, after = y.shape[axis], y.shape[axis + 1 :]
-        if out == size:
-            continue
-        if out and size % out == 0:
-            y = y.reshape(*y.shape[:axis], out, size // out, *after).mean(axis + 1)
-            continue
-        where = _adaptive_positions(size, out)
-        # Not a product with a matrix, in which an infinite element makes NaN of windows that it is not in.
-        inside = (where >= 0).reshape(*where.shape, *[1] * len(after))
-        y = jnp.where(inside, jnp.take(y, where, axis, mode="clip"), 0).sum(axis + 1)
-        y = y / jnp.asarray(inside.sum(1), y.dtype)
-    return y.astype(x.dtype)
+    return average(x, adaptive_windows(x.shape[-n:], shape), None, False)
 
 
 def adaptive_avg_pool1d(input: Any, output_size: Any) -> jax.Array:
@@ -777,8 +651,8 @@ def _fractional_max_pool(
         _fractional_starts(samples[:, i], size, out, k)[..., None] + np.arange(k, dtype=np.int32)
         for i, (size, out, k) in enumerate(zip(space, shape, kernel, strict=True))
     ]
-    places = jax.vmap(_first_maxima)(x.reshape(batch * channels, *space), positions).reshape(*x.shape[:-n], *shape)
-    return _taken(x, places, n, -jnp.inf), places
+    places = jax.vmap(first_maxima)(x.reshape(batch * channels, *space), positions).reshape(*x.shape[:-n], *shape)
+    return taken(x, places, n, -jnp.inf), places
 
 
 def fractional_max_pool2d(
@@ -883,20 +757,6 @@ def fractional_max_pool3d_with_indices(
     return _fractional_max_pool(3, input, kernel_size, output_size, output_ratio, _random_samples)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _put(x: jax.Array, places: jax.Array, size: int) -> jax.Array:
-    """Zeros (planes, size) with elements (planes, n) at places; of those for one place the last."""
-    return jax.vmap(lambda elements, where: jnp.zeros(size, x.dtype).at[where].set(elements))(x, places)
-
-
-@_put.defjvp
-def _put_jvp(size: int, primals: Any, tangents: Any) -> Any:
-    # A sum, since its transpose is torch's gradient: of elements for one place each gets all.
-    (x, places), (tangent, _) = primals, tangents
-    added = jax.vmap(lambda elements, where: jnp.zeros(size, x.dtype).at[where].add(elements))
-    return _put(x, places, size), added(tangent, places)
-
-
 def _max_unpool(n: int, input: Any, indices: Any, kernel_size: Any, stride: Any, padding: Any, output_size: Any) -> jax.Array:
     name = f"max_unpool{n}d"
     x, places = _spatial(name, input, n), array(indices, "indices")
@@ -928,7 +788,7 @@ def _max_unpool(n: int, input: Any, indices: Any, kernel_size: Any, stride: Any,
     values = known(where)
     if values is not None and (wrong := values[(values < 0) | (values >= size)]).size:
         raise RuntimeError(f"Found an invalid max index: {wrong[0]} (output volumes are of size {shape})")
-    y = _put(flat, where, size)
+    y = put(flat, where, size)
     if values is None:
         y = jnp.where(((where < 0) | (where >= size)).any(1, keepdims=True), jnp.nan, y)
     return y.reshape(*lead, *shape)

@@ -55,6 +55,18 @@ def _shrunk(weight: Any, table: jax.Array, index: jax.Array, max_norm: float, no
     return table
 
 
+@jax.custom_jvp
+def _rows(table: jax.Array, index: jax.Array, trained: jax.Array) -> jax.Array:
+    """The rows of a table, NaN for those out of range, and the derivatives of those in the second list."""
+    return jnp.take(table, index, axis=0, mode="fill")
+
+
+@_rows.defjvp
+def _rows_jvp(primals: Any, tangents: Any) -> Any:
+    rows = jnp.take(tangents[0], primals[2], axis=0, mode="fill", fill_value=0)
+    return _rows(*primals), rows
+
+
 def _by_frequency(rows: jax.Array, table: jax.Array, index: jax.Array) -> jax.Array:
     """The rows looked up, with a gradient divided by how often the indices name each."""
     counts = jnp.zeros(table.shape[0], accumulating(rows).dtype).at[index.ravel()].add(1, mode="drop")
@@ -113,12 +125,9 @@ def embedding(
     index = jnp.where(index < 0, rows, index)  # a negative index would count from the end
     if max_norm is not None:
         table = _shrunk(weight, table, index, max_norm, norm_type)
-    out = jnp.take(table, index, axis=0, mode="fill")  # fills with NaN
-    if scale_grad_by_freq:
-        out = _by_frequency(out, table, index)
-    if padding_idx is not None:
-        out = jnp.where((index == padding_idx)[..., None], lax.stop_gradient(out), out)
-    return out
+    # The row without a gradient is one out of range for it: so rows are scattered once, and not written once more before.
+    out = _rows(table, index, index if padding_idx is None else jnp.where(index == padding_idx, rows, index))
+    return _by_frequency(out, table, index) if scale_grad_by_freq else out
 
 
 class _Bags:

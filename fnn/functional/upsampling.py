@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from fnn.functional.checks import accumulating, array, integer
 from fnn.functional.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
+from fnn.kernels.upsampling import Taps, resample
 from fnn.precision import to_float32
 
 __all__ = ["interpolate", "upsample", "upsample_bilinear", "upsample_nearest"]
@@ -22,13 +22,6 @@ _NEAREST = ("nearest", "nearest-exact")
 _MODES = {**dict.fromkeys((*_NEAREST, "area"), (3, 4, 5)), "linear": (3,), "bilinear": (4,), "trilinear": (5,)}
 _MODES |= {"bicubic": (4,), "lanczos": (4,)}
 _ANTIALIASED = ("bilinear", "bicubic", "lanczos")
-
-
-class _Taps(NamedTuple):
-    """Which elements of an axis are summed for each place of the output: (taps, out); no weights for a copy."""
-
-    indices: np.ndarray
-    weights: np.ndarray | None
 
 
 class _Axis(NamedTuple):
@@ -67,7 +60,7 @@ def _floor(source: np.ndarray) -> np.ndarray:
     return np.floor(source.astype(np.float32)).astype(int)
 
 
-def _nearest(axis: _Axis, exact: bool, small: bool) -> _Taps:
+def _nearest(axis: _Axis, exact: bool, small: bool) -> Taps:
     i = np.arange(axis.out)
     source: np.ndarray
     if small and exact:
@@ -78,21 +71,21 @@ def _nearest(axis: _Axis, exact: bool, small: bool) -> _Taps:
         source = np.maximum(axis.source(), axis.number(0)) + axis.number(0.5)
     else:
         source = axis.scale * i.astype(axis.number)
-    return _Taps(np.minimum(_floor(source), axis.size - 1)[None], None)
+    return Taps(np.minimum(_floor(source), axis.size - 1)[None], None)
 
 
-def _interpolating(axis: _Axis, count: int) -> _Taps:
+def _interpolating(axis: _Axis, count: int) -> Taps:
     """Two taps of linear, or four of cubic interpolation; beyond the border the border counts."""
     source = axis.source() if count == 4 else np.maximum(axis.source(), axis.number(0))
     if count == 2 and axis.out == axis.size:  # a copy, whatever the scale factor says
         here = np.arange(axis.out)
-        return _Taps(np.stack([here, here]), np.stack([np.ones_like(source), np.zeros_like(source)]))
+        return Taps(np.stack([here, here]), np.stack([np.ones_like(source), np.zeros_like(source)]))
     base = np.minimum(_floor(source), axis.size - 1)
     fraction = np.clip(source - base, 0, 1).astype(axis.number)
     weights = cubic_weights(fraction) if count == 4 else [1 - fraction, fraction]
     first = 1 - count // 2
     index = np.stack([np.clip(base + t, 0, axis.size - 1) for t in range(first, first + count)])
-    return _Taps(index, np.stack(weights))
+    return Taps(index, np.stack(weights))
 
 
 def cubic_weights(t: Any, a: float = -0.75) -> list[Any]:
@@ -120,7 +113,7 @@ _FILTERS: dict[str, tuple[int, Callable[[Any], Any]]] = {
 }
 
 
-def _filtered(axis: _Axis, mode: str) -> _Taps:
+def _filtered(axis: _Axis, mode: str) -> Taps:
     """Taps of a filter as wide as the step in the input, so that none of the input is left out."""
     number, (half, filter) = axis.number, _FILTERS[mode]
     widened = max(axis.scale, number(1))
@@ -134,71 +127,16 @@ def _filtered(axis: _Axis, mode: str) -> _Taps:
     weight = np.where(places < span, filter(np.abs(distance.astype(number))), 0).astype(number)
     total = weight.sum(0)
     weight /= np.where(total == 0, number(1), total)
-    return _Taps(np.minimum(first + np.minimum(places, np.maximum(span - 1, 0)), axis.size - 1), weight)
+    return Taps(np.minimum(first + np.minimum(places, np.maximum(span - 1, 0)), axis.size - 1), weight)
 
 
-def _taps(axis: _Axis, mode: str, antialias: bool, small: bool) -> _Taps:
+def _taps(axis: _Axis, mode: str, antialias: bool, small: bool) -> Taps:
     if mode in _NEAREST:
         return _nearest(axis, mode == "nearest-exact", small)
     return _filtered(axis, mode) if antialias else _interpolating(axis, 4 if mode == "bicubic" else 2)
 
 
-def _take(x: jax.Array, axis: int, index: np.ndarray) -> jax.Array:
-    """Elements along an axis: as slices and copies where the index is regular."""
-    size, out = x.shape[axis], len(index)
-    step = index[1] - index[0] if out > 1 else 1
-    if step > 0 and (index == index[0] + step * np.arange(out)).all():
-        return lax.slice_in_dim(x, int(index[0]), int(index[-1]) + 1, int(step), axis)
-    if out % size == 0 and (index == np.arange(out) // (out // size)).all():
-        shape = (*x.shape[: axis + 1], out // size, *x.shape[axis + 1 :])
-        return lax.broadcast_in_dim(x, shape, [i for i in range(len(shape)) if i != axis + 1]).reshape(
-            (*x.shape[:axis], out, *x.shape[axis + 1 :])
-        )
-    return x.at[(slice(None),) * axis + (index,)].get(mode="promise_in_bounds", indices_are_sorted=True)
-
-
-def _along(weight: np.ndarray, axis: int, ndim: int) -> np.ndarray:
-    return weight.reshape([len(weight) if i == axis else 1 for i in range(ndim)])
-
-
-def _sum(x: jax.Array, axis: int, taps: _Taps) -> jax.Array:
-    count, out = taps.indices.shape
-    if taps.weights is None:
-        return _take(x, axis, taps.indices[0])
-    weight = taps.weights.astype(x.dtype)
-    if count <= 4:
-        parts = [_take(x, axis, index) * _along(w, axis, x.ndim) for index, w in zip(taps.indices, weight, strict=True)]
-        return sum(parts[1:], parts[0])
-    elements = _take(x, axis, taps.indices.reshape(-1))
-    elements = elements.reshape(*x.shape[:axis], count, out, *x.shape[axis + 1 :])
-    spread = weight.reshape(*[1] * axis, count, out, *[1] * (x.ndim - axis - 1))
-    # A weight of 0 stands for no tap at all, also where the element is not finite.
-    return jnp.where(spread == 0, 0, elements * spread).sum(axis)
-
-
-def _resample(x: jax.Array, axis: int, taps: _Taps) -> jax.Array:
-    """The sum of taps along an axis, whose derivative is a product with a small matrix.
-
-    The sum itself is of the taps alone, since a product would spread what is not finite. But the transpose of taking
-    elements is a scatter, 5 to 20 times slower on the CPU than the product unless the axis is long.
-    """
-    (count, out), size = taps.indices.shape, x.shape[axis]
-    regular = taps.weights is None and (out % size == 0 or size % out == 0)
-    if regular or size > 256 * count or not jnp.issubdtype(x.dtype, jnp.floating):
-        return _sum(x, axis, taps)
-    matrix = np.zeros((size, out), x.dtype)
-    np.add.at(matrix, (taps.indices, np.arange(out)), 1 if taps.weights is None else taps.weights)
-
-    def product(t: jax.Array) -> jax.Array:
-        y = lax.dot_general(t, matrix, (((axis,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
-        return jnp.moveaxis(y, -1, axis)
-
-    resample = jax.custom_jvp(lambda x: _sum(x, axis, taps))
-    resample.defjvp(lambda primals, tangents: (resample(*primals), product(*tangents)))
-    return resample(x)
-
-
-def _resample_bytes(x: jax.Array, axis: int, taps: _Taps) -> jax.Array:
+def _resample_bytes(x: jax.Array, axis: int, taps: Taps) -> jax.Array:
     """The sum of taps of uint8 as torch computes it: with weights of 16 bits, and rounded to uint8."""
     index, weight = taps.indices, np.array(taps.weights, np.float64)
     for t in range(len(weight) - 1, 0, -1):
@@ -208,7 +146,7 @@ def _resample_bytes(x: jax.Array, axis: int, taps: _Taps) -> jax.Array:
     largest = weight.max()
     bits = next((p for p in range(22) if int(0.5 + largest * (1 << (p + 1))) >= 1 << 15), 22)
     scaled = np.trunc(weight * (1 << bits) + np.where(weight < 0, -0.5, 0.5)).astype(np.int32)
-    total = _resample(x.astype(jnp.int32), axis, _Taps(index, scaled)) + (1 << (bits - 1))
+    total = resample(x.astype(jnp.int32), axis, Taps(index, scaled)) + (1 << (bits - 1))
     return jnp.clip(total >> bits, 0, 255).astype(jnp.uint8)
 
 
@@ -346,14 +284,14 @@ def interpolate(
         _axis(n, out, None if factors is None else factors[i], bool(align_corners), np.float64 if double else np.float32)
         for i, (n, out) in enumerate(zip(x.shape[2:], sizes, strict=True))
     ]
-    resample = _resample_bytes if whole and not copied else _resample
+    along = _resample_bytes if whole and not copied else resample
     filtered = antialias or (whole and not copied)
     y = x if whole or copied else accumulating(x)
     # The last axis first, as rounding of uint8 has it; and the axis that shrinks most is the best one to begin with.
     order = reversed(range(len(axes))) if whole else sorted(range(len(axes)), key=lambda i: axes[i].out / axes[i].size)
     for i in order:
         if not (filtered and axes[i].out == axes[i].size):  # else a copy, whatever the scale factor says
-            y = resample(y, i + 2, _taps(axes[i], mode, antialias, small))
+            y = along(y, i + 2, _taps(axes[i], mode, antialias, small))
     return y.astype(x.dtype)
 
 
