@@ -58,8 +58,12 @@ def resample(x: jax.Array, axis: int, taps: Taps) -> jax.Array:
         return _gathered(taps, axis, x)
     matrix = taps.matrix(size, x.dtype)
     phases, back = _phases(matrix), _phases(matrix.T)
-    copied = taps.weights is None
-    forward = functools.partial(_gathered, taps, axis) if copied or not phases else functools.partial(_summed, phases, axis)
+    # Taps of weight 0 are not in the slices, but torch makes NaN of them where the element is not finite. At the border alone,
+    # where places before the first element take it and 0 times the second, they are left out.
+    zeros = 0 if taps.weights is None else (taps.weights == 0).any(0).sum()
+    forward = functools.partial(_gathered, taps, axis)
+    if phases and taps.weights is not None and zeros <= len(phases) // 2:
+        forward = functools.partial(_summed, phases, axis)
     if back:
         transpose = functools.partial(_summed, back, axis)
     elif (owners := _transposed(matrix)) is not None:
