@@ -63,6 +63,8 @@ def declared(value: Any, dtype: Any = None) -> tuple[jax.Array, np.dtype]:
     if isinstance(value, jax.Array):
         if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
             return value, value.dtype  # a random key
+        if dtype is None and not value.weak_type:
+            return value, value.dtype
         asked = np.dtype(value.dtype if dtype is None else dtype)
         # Also takes away a weak type, which would make a compiled function compile again.
         return jax.lax.convert_element_type(value, held_dtype(asked)), asked

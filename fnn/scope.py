@@ -88,6 +88,16 @@ def in_staged_code() -> bool:
     return not at_top() and staged()
 
 
+def has_token() -> bool:
+    """Whether a scope has set a token, for which JAX compiles everything again."""
+    return _token.value is not None
+
+
+def without_token() -> Any:
+    """A context manager in which JAX finds what it compiled outside of scopes; for code that reads no cell."""
+    return _token(None)
+
+
 def changed(requires_grad: bool = False) -> int:
     """Notes a change that guards of compiled functions may have to look at; returns its number."""
     global epoch, frozen
@@ -385,14 +395,17 @@ class Scope:
             raise Restart
         return True
 
-    def read(self, cell: Cell) -> Any:
-        """What the cell holds here."""
+    def read(self, cell: Cell, trace: Any = None) -> Any:
+        """What the cell holds here; `trace` is JAX's state, where the caller has asked for it."""
         lifted = False
         scope: Scope | None = self
+        if trace is None:
+            trace = get_opaque_trace_state()
         while scope is not None:
             if scope.closed:
                 raise StateError(f"{cell.label} was read in a scope that has closed (in a task or thread that outlived it).")
-            scope.enter_inner_trace()
+            if scope.trace != trace:
+                scope.enter_inner_trace()
             value = scope.written.get(cell, _ABSENT)
             if value is _ABSENT:
                 value = scope.held.get(cell, _ABSENT)
@@ -511,4 +524,7 @@ def before_loss(owner: Any) -> dict[str, Any]:
 def read_all(cells: Iterable[Cell]) -> list[Any]:
     """The values of several cells."""
     scope = _current.get()
-    return [cell.value for cell in cells] if scope is None else [scope.read(cell) for cell in cells]
+    if scope is None:
+        return [cell.value for cell in cells]
+    trace = get_opaque_trace_state()
+    return [scope.read(cell, trace) for cell in cells]

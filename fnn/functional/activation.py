@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from fnn.arrays import held_dtype
+from fnn.eager import compiled, warn
 from fnn.functional.checks import accumulating, array, axis, floating, same_dtype
 from fnn.kernels import softmax as kernels
 from fnn.precision import to_float32, to_lower
@@ -74,6 +75,7 @@ def _activation(*others: Any, wide: bool = False) -> Callable[[_Function], _Func
     """
 
     def of(formula: _Function) -> _Function:
+        @compiled
         @functools.wraps(formula)
         def activation(input: Any, *args: Any, **options: Any) -> jax.Array:
             x = array(to_float32(input) if wide else input, "input")
@@ -98,6 +100,7 @@ def _number(value: Any, dtype: Any) -> Any:
     return np.asarray(int(value)).astype(dtype)
 
 
+@compiled
 def _above(name: str, input: Any, limit: Any, value: Any) -> jax.Array:
     x = array(input, "input")
     floating(name, x.dtype, jnp.integer)
@@ -144,6 +147,7 @@ def relu(input: Any, inplace: bool = False) -> jax.Array:
     return _above("relu", input, 0, 0)
 
 
+@compiled
 def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> jax.Array:
     """`min(max(x, min_val), max_val)`, elementwise, with the derivative 0 at both limits.
 
@@ -338,6 +342,7 @@ def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) 
     return jnp.where(input > 0, input, input * negative_slope)
 
 
+@compiled
 def prelu(input: Any, weight: Any) -> jax.Array:
     """`x` where it is positive, else `weight · x`, elementwise, with the derivative weight at 0.
 
@@ -532,6 +537,7 @@ def _shrunk(x: jax.Array, limit: Any, distance: Any) -> jax.Array:
     return jnp.where(beyond, y - jnp.sign(y) * distance, lax.stop_gradient(jnp.where(jnp.isnan(y), y, 0))).astype(x.dtype)
 
 
+@compiled
 def hardshrink(input: Any, lambd: float = 0.5) -> jax.Array:
     """0 from −lambd to lambd, else `x`, elementwise, with the derivative 0 at ±lambd.
 
@@ -552,6 +558,7 @@ def hardshrink(input: Any, lambd: float = 0.5) -> jax.Array:
     return _shrunk(x, lambd, 0)
 
 
+@compiled
 def softshrink(input: Any, lambd: float = 0.5) -> jax.Array:
     """0 from −lambd to lambd, else `x` closer to 0 by lambd, elementwise, with the derivative 0 at ±lambd.
 
@@ -638,9 +645,7 @@ def softplus(input: Any, beta: float = 1, threshold: float = 20) -> jax.Array:
 def _get_softmax_dim(name: str, ndim: int, stacklevel: int) -> int:
     """The axis where none is given, with the warning that this is deprecated."""
     dim = 0 if ndim in (0, 1, 3) else 1
-    warnings.warn(
-        f"Implicit dimension choice for {name} has been deprecated; pass dim={dim}.", UserWarning, stacklevel=stacklevel
-    )
+    warn(f"Implicit dimension choice for {name} has been deprecated; pass dim={dim}.", stacklevel=stacklevel)
     return dim
 
 
@@ -659,6 +664,7 @@ def _softmax(
     return function(accumulating(jnp.atleast_1d(input)), axis=along).reshape(input.shape).astype(input.dtype)
 
 
+@compiled
 def softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> jax.Array:
     """`exp(x) / Σ exp(x)` along an axis.
 
@@ -679,6 +685,7 @@ def softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any
     return _softmax("softmax", kernels.softmax, array(input, "input"), dim, _stacklevel, dtype)
 
 
+@compiled
 def softmin(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> jax.Array:
     """`softmax(−x)` along an axis.
 
@@ -699,6 +706,7 @@ def softmin(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any
     return _softmax("softmin", kernels.softmax, -x, dim, _stacklevel, dtype)
 
 
+@compiled
 def log_softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> jax.Array:
     """`log(softmax(x))` along an axis.
 

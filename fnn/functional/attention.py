@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnn.eager import compiled
 from fnn.functional.checks import array, broadcast, floating, same_dtype
 from fnn.kernels.attention import attention
 from fnn.precision import to_lower
@@ -18,6 +19,7 @@ __all__ = ["scaled_dot_product_attention"]
 _NAME = "scaled_dot_product_attention"
 
 
+@compiled
 def scaled_dot_product_attention(
     query: Any,
     key: Any,

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from fnn.eager import compiled
 from fnn.functional.checks import accumulating, array, floating, same_parameters
 from fnn.kernels.normalization import moments, standardize
 from fnn.scope import Cell, write
@@ -22,6 +23,7 @@ def _verify_batch_size(size: Sequence[int]) -> None:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(size)}")
 
 
+@compiled
 def batch_norm(
     input: Any,
     running_mean: Any,

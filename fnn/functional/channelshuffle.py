@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 
+from fnn.eager import compiled
 from fnn.functional.checks import array, integer
 
 __all__ = ["channel_shuffle", "native_channel_shuffle"]
 
 
+@compiled
 def channel_shuffle(input: Any, groups: int) -> jax.Array:
     """Takes channels from the groups in turn: the first of each, then the second of each, and so on.
 
@@ -44,6 +46,7 @@ def channel_shuffle(input: Any, groups: int) -> jax.Array:
     return x.reshape(batch, count, channels // count, math.prod(space)).swapaxes(1, 2).reshape(x.shape)
 
 
+@compiled
 def native_channel_shuffle(input: Any, groups: int) -> jax.Array:
     """`channel_shuffle`, by the name of torch's own kernel.
 

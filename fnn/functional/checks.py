@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.arrays import to_array
+from fnn.eager import check_later, values_unknown
 
 
 def array(value: Any, name: str) -> jax.Array:
@@ -122,7 +123,23 @@ def known(value: jax.Array) -> np.ndarray | None:
 
     As a numpy array, since under a transformation even what is computed from a constant is traced.
     """
-    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    if isinstance(value, jax.core.Tracer):
+        values_unknown()
+        return None
+    return np.asarray(value)
+
+
+def checked(value: jax.Array, check: Callable[[np.ndarray], None]) -> None:
+    """Has a check look at the elements where they can be looked at; in `compiled` functions too, once more at each call.
+
+    Args:
+        value: an argument as it was given.
+        check: raises for elements that are wrong.
+    """
+    if isinstance(value, jax.core.Tracer):
+        check_later(value, check)
+    else:
+        check(np.asarray(value))
 
 
 def accumulating(x: jax.Array) -> jax.Array:

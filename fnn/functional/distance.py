@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnn.eager import compiled
 from fnn.functional.checks import accumulating, array, axis, promoted
 from fnn.precision import to_float32
 
@@ -45,6 +46,7 @@ def floored(x: jax.Array, least: float) -> jax.Array:
     return jnp.where(x < least, least + (x - lax.stop_gradient(x)), x)
 
 
+@compiled
 def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> jax.Array:
     """The distance of rows: `(Σ |x1 − x2 + eps|^p)^(1/p)` over the last axis.
 
@@ -78,6 +80,7 @@ def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepd
     return vector_norm(difference, p, -1, keepdim).astype(jnp.finfo(dtype).dtype)
 
 
+@compiled
 def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> jax.Array:
     """The cosine of the angle between vectors: `x1 · x2 / (max(‖x1‖, eps) · max(‖x2‖, eps))` along an axis.
 
@@ -125,6 +128,7 @@ def _largest_jvp(primals: Any, tangents: Any) -> Any:
     return largest, jnp.where(x == largest[..., None], tangent, 0).sum(-1)
 
 
+@compiled
 def pdist(input: Any, p: float = 2) -> jax.Array:
     """The p-norm distance of each pair of rows: `‖x_i − x_j‖_p` for i < j.
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnn.eager import compiled
 from fnn.functional.checks import accumulating, array, floating
 from fnn.random import next_key
 
@@ -17,6 +18,7 @@ __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "f
 _ALPHA = 1.7580993408473766
 
 
+@compiled
 def _dropout(input: Any, p: float, training: bool, leading: int | None = None, alpha: bool = False) -> jax.Array:
     """Drops elements or whole channels.
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnn.eager import compiled
 from fnn.functional.checks import accumulating, array, ntuple
 
 __all__ = ["fold", "unfold"]
@@ -72,6 +73,7 @@ def _numeric(name: str, x: jax.Array) -> None:
         raise NotImplementedError(f'"{name}" not implemented for {x.dtype.name}')
 
 
+@compiled
 def unfold(input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> jax.Array:
     """The windows of an image, as columns.
 
@@ -106,6 +108,7 @@ def unfold(input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, st
     return windows.of(x) if x.ndim == 4 else windows.of(x[None])[0]
 
 
+@compiled
 def fold(input: Any, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> jax.Array:
     """The image whose windows are the columns: the transpose of `unfold`, which adds up where windows overlap.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from fnn.eager import compiled
 from fnn.functional.batchnorm import normalize_channels
 from fnn.functional.checks import array
 
 __all__ = ["instance_norm"]
 
 
+@compiled
 def instance_norm(
     input: Any,
     running_mean: Any = None,

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnn.eager import compiled
 from fnn.functional.checks import accumulating, array, floating, known, same_dtype
 from fnn.precision import to_lower, to_widest
 
 __all__ = ["bilinear", "grouped_mm", "linear"]
 
 
+@compiled
 def linear(input: Any, weight: Any, bias: Any = None) -> jax.Array:
     """A linear map of the last axis: `input @ weight.T + bias`.
 
@@ -54,6 +56,7 @@ def linear(input: Any, weight: Any, bias: Any = None) -> jax.Array:
     return y + b
 
 
+@compiled
 def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> jax.Array:
     """A bilinear map of two last axes: `y_o = Σ_ij weight_oij input1_i input2_j + bias_o`.
 
@@ -95,6 +98,7 @@ def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> jax.Arr
     return (out if b is None else out + b).astype(x.dtype)
 
 
+@compiled
 def grouped_mm(mat_a: Any, mat_b: Any, *, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> jax.Array:
     """A matrix product for each group, such as the tokens of each expert and its weight.
 

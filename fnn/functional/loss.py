@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlogy
 
-from fnn.functional.checks import accumulating, array, broadcast, floating, known, promoted, same_dtype
+from fnn.eager import compiled, warn
+from fnn.functional.checks import accumulating, array, broadcast, checked, floating, promoted, same_dtype
 from fnn.functional.distance import absolute, floored
 from fnn.precision import refuse, to_float32
 
@@ -38,10 +39,10 @@ def reduction_of(size_average: bool | None, reduce: bool | None, reduction: str)
     if size_average is not None or reduce is not None:
         average, reducing = size_average is not False, reduce is not False
         older = "none" if not reducing else "mean" if average else "sum"
-        warnings.warn(f"size_average and reduce args will be deprecated, please use reduction='{older}' instead.", stacklevel=3)
+        warn(f"size_average and reduce args will be deprecated, please use reduction='{older}' instead.", stacklevel=3)
         return older
     if reduction == "elementwise_mean":
-        warnings.warn("reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.", stacklevel=3)
+        warn("reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.", stacklevel=3)
         return "mean"
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{reduction} is not a valid value for reduction: expected none, mean or sum")
@@ -58,13 +59,14 @@ def reduced(values: jax.Array, reduction: str, dtype: Any = None) -> jax.Array:
 
 def check_classes(target: jax.Array, classes: int, error: type[Exception], ignore_index: int | None = None) -> None:
     """Raises where a class index is known to be out of range."""
-    values = known(target)
-    if values is None:
-        return
-    wrong = values[((values < 0) | (values >= classes)) & (values != ignore_index)]
-    if wrong.size:
-        ignored = "" if ignore_index is None else f", or ignore_index {ignore_index}"
-        raise error(f"Target {wrong[0]} is out of bounds: expected class indices from 0 to {classes - 1}{ignored}.")
+
+    def check(values: np.ndarray) -> None:
+        wrong = values[((values < 0) | (values >= classes)) & (values != ignore_index)]
+        if wrong.size:
+            ignored = "" if ignore_index is None else f", or ignore_index {ignore_index}"
+            raise error(f"Target {wrong[0]} is out of bounds: expected class indices from 0 to {classes - 1}{ignored}.")
+
+    checked(target, check)
 
 
 def no_bool(function: str, *operands: Any) -> None:
@@ -87,7 +89,7 @@ def _of_difference(
     input, target, weight = to_float32(input, target, weight)
     x, y = array(input, "input"), array(target, "target")
     if x.shape != y.shape:
-        warnings.warn(
+        warn(
             f"Using a target size ({list(y.shape)}) that is different to the input size ({list(x.shape)}). This will likely "
             "lead to incorrect results due to broadcasting. Please ensure they have the same size.",
             stacklevel=3,
@@ -110,6 +112,7 @@ def _smooth(difference: jax.Array, beta: float) -> jax.Array:
     return jnp.where(near, 0.5 * jnp.square(jnp.where(near, difference, 0)) / beta, size - 0.5 * beta)
 
 
+@compiled
 def l1_loss(
     input: Any,
     target: Any,
@@ -145,6 +148,7 @@ def l1_loss(
     return loss.astype(jnp.finfo(dtype).dtype if jnp.issubdtype(dtype, jnp.complexfloating) else dtype)
 
 
+@compiled
 def mse_loss(
     input: Any,
     target: Any,
@@ -174,6 +178,7 @@ def mse_loss(
     return loss.astype(dtype)
 
 
+@compiled
 def smooth_l1_loss(
     input: Any,
     target: Any,
@@ -209,6 +214,7 @@ def smooth_l1_loss(
     return loss.astype(dtype)
 
 
+@compiled
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None) -> jax.Array:
     """`(x − y)² / 2` where `|x − y| < delta`, and `delta (|x − y| − delta / 2)` elsewhere.
 
@@ -257,6 +263,7 @@ def _bounded_log_jvp(primals: Any, tangents: Any) -> Any:
     return _bounded_log(x), (1 - x) / jnp.maximum(x * (1 - x), 1e-12) * tangent
 
 
+@compiled
 def binary_cross_entropy(
     input: Any,
     target: Any,
@@ -298,16 +305,20 @@ def binary_cross_entropy(
     w = None if weight is None else fits(name, "weight", weight, x.shape)
     same_dtype(name, input=x, target=y)
     floating(name, x.dtype)
-    for what, operand in (("input", x), ("target", y)):
-        values = known(operand)
-        if values is not None and not ((values >= 0) & (values <= 1)).all():
+
+    def check(what: str, values: np.ndarray) -> None:
+        if not ((values >= 0) & (values <= 1)).all():
             raise RuntimeError(f"all elements of {what} should be between 0 and 1, got {values.min()} to {values.max()}")
+
+    for what, operand in (("input", x), ("target", y)):
+        checked(operand, functools.partial(check, what))
     p, q = accumulating(x), accumulating(y)
     losses = -(q * _bounded_log(p) + (1 - q) * _bounded_log(1 - p))
     losses = jnp.where((q >= 0) & (q <= 1), losses, jnp.nan)
     return reduced(losses if w is None else losses * w, reduction, x.dtype)
 
 
+@compiled
 def binary_cross_entropy_with_logits(
     input: Any,
     target: Any,
@@ -355,6 +366,7 @@ def binary_cross_entropy_with_logits(
     return reduced(losses, reduction, y.dtype)
 
 
+@compiled
 def poisson_nll_loss(
     input: Any,
     target: Any,
@@ -395,6 +407,7 @@ def poisson_nll_loss(
     return reduced(losses, reduction, dtype)
 
 
+@compiled
 def gaussian_nll_loss(
     input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> jax.Array:
@@ -431,9 +444,12 @@ def gaussian_nll_loss(
     if isinstance(var, float):
         var = np.full(x.shape, var, x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else np.float32)
     v = array(var, "var")
-    values = known(v)
-    if values is not None and (values < 0).any():
-        raise ValueError(f"var has negative entry/entries: {values.min()}")
+
+    def check(values: np.ndarray) -> None:
+        if (values < 0).any():
+            raise ValueError(f"var has negative entry/entries: {values.min()}")
+
+    checked(v, check)
     if v.shape != x.shape:
         differing = [mine for mine, other in zip(v.shape, x.shape, strict=False) if mine != other]
         if v.shape == x.shape[:-1]:
@@ -449,6 +465,7 @@ def gaussian_nll_loss(
     return reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction, dtype)
 
 
+@compiled
 def kl_div(
     input: Any,
     target: Any,
@@ -480,7 +497,7 @@ def kl_div(
     if size_average is not None or reduce is not None or not batch_mean:
         chosen = reduction_of(size_average, reduce, reduction)
         if size_average is None and reduce is None and chosen == "mean":
-            warnings.warn(
+            warn(
                 "reduction: 'mean' divides the total loss by both the batch size and the support size. 'batchmean' divides "
                 "only by the batch size, and aligns with the KL div math definition. 'mean' will be changed to behave the same "
                 "as 'batchmean' in the next major release.",

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnn.eager import compiled
 from fnn.functional.checks import accumulating, array, broadcast, floating, promoted, same_dtype
 from fnn.functional.distance import pairwise_distance
 from fnn.functional.loss import check_classes, fits, no_bool, reduced, reduction_of
@@ -34,6 +35,7 @@ def _positive_part(x: jax.Array) -> jax.Array:
     return jnp.where(x >= 0, x, lax.stop_gradient(jnp.maximum(x, 0)))
 
 
+@compiled
 def hinge_embedding_loss(
     input: Any,
     target: Any,
@@ -75,6 +77,7 @@ def _summed(dtype: Any, reduction: str) -> Any:
     return None if reduction == "sum" and jnp.issubdtype(dtype, jnp.integer) else dtype
 
 
+@compiled
 def margin_ranking_loss(
     input1: Any,
     input2: Any,
@@ -115,6 +118,7 @@ def margin_ranking_loss(
     return reduced(_positive_part(-sign * (a - b) + margin), reduction, dtype)
 
 
+@compiled
 def soft_margin_loss(
     input: Any, target: Any, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
 ) -> jax.Array:
@@ -146,6 +150,7 @@ def soft_margin_loss(
     return reduced(jax.nn.softplus(-y * accumulating(x)), reduction, x.dtype)
 
 
+@compiled
 def multilabel_soft_margin_loss(
     input: Any,
     target: Any,
@@ -206,6 +211,7 @@ def _rows(function: str, input: Any, target: Any, one_a_row: bool) -> tuple[jax.
     return scores, t.reshape(shape)
 
 
+@compiled
 def multi_margin_loss(
     input: Any,
     target: Any,
@@ -262,6 +268,7 @@ def multi_margin_loss(
     return reduced(losses.reshape(array(target, "target").shape) if reduction == "none" else losses, reduction, dtype)
 
 
+@compiled
 def multilabel_margin_loss(
     input: Any, target: Any, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
 ) -> jax.Array:
@@ -299,6 +306,7 @@ def multilabel_margin_loss(
     return reduced(losses[0] if reduction == "none" and array(target, "target").ndim < 2 else losses, reduction, dtype)
 
 
+@compiled
 def cosine_embedding_loss(
     input1: Any,
     input2: Any,
@@ -373,6 +381,7 @@ def _triplet(
     return reduced(_positive_part(margin + near - far), reduction)
 
 
+@compiled
 def triplet_margin_loss(
     anchor: Any,
     positive: Any,

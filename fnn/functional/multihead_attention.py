@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnn.eager import compiled, warn
 from fnn.functional.activation import softmax
 from fnn.functional.attention import scaled_dot_product_attention
 from fnn.functional.checks import accumulating, array, floating, known, same_dtype
@@ -108,7 +108,7 @@ def _check_mask(mask: jax.Array, name: str, other: Any = None, other_name: str =
     if mask.dtype != bool and not jnp.issubdtype(mask.dtype, jnp.floating):
         raise AssertionError(f"only bool and floating types of {name} are supported, got {mask.dtype.name}")
     if other is not None and other != mask.dtype:
-        warnings.warn(
+        warn(
             f"Support for mismatched {name} and {other_name} is deprecated. Use same type for both instead: got "
             f"{mask.dtype.name} and {jnp.dtype(other).name}.",
             UserWarning,
@@ -214,6 +214,7 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Any, dropout_p: floa
     return jnp.matmul(weights, accumulating(v)).astype(q.dtype), weights
 
 
+@compiled
 def multi_head_attention_forward(
     query: Any,
     key: Any,

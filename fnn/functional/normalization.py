@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnn.eager import compiled
 from fnn.functional.checks import accumulating, array, axis, floating, integer, same_parameters
 from fnn.functional.distance import vector_norm
 from fnn.kernels.normalization import moments, normalize_features, root_mean_square_features, standardize
@@ -40,6 +41,7 @@ def _feature_axes(x: jax.Array, normalized_shape: Any, **parameters: Any) -> tup
     return tuple(range(-len(shape), 0))
 
 
+@compiled
 def layer_norm(
     input: Any, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> jax.Array:
@@ -73,6 +75,7 @@ def layer_norm(
     return normalize_features(wide, axes, w, b, eps).astype(x.dtype)
 
 
+@compiled
 def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> jax.Array:
     """Divides by the root of the mean of the squares over the last axes: `x / √(E[x²] + eps) · weight`.
 
@@ -106,6 +109,7 @@ def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, ep
     return (y if jnp.iscomplexobj(x) else y.real).astype(x.dtype)
 
 
+@compiled
 def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> jax.Array:
     """Normalizes each group of channels of each sample: `(x − E[x]) / √(Var[x] + eps) · weight + bias`.
 
@@ -166,6 +170,7 @@ def _window_sum(x: jax.Array, before: int, after: int) -> jax.Array:
     return lax.reduce_window(x, zero, lax.add, window, [1] * x.ndim, pads)
 
 
+@compiled
 def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> jax.Array:
     """Divides each value by what its neighbour channels amount to: `x / (k + alpha / size · Σ x²)^beta`.
 
@@ -204,6 +209,7 @@ def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float 
     return y.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else y
 
 
+@compiled
 def cross_map_lrn2d(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> jax.Array:
     """What `torch.nn.CrossMapLRN2d` computes, in value and in gradient.
 
@@ -224,6 +230,7 @@ def cross_map_lrn2d(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.
     return (wide * (total * (alpha / size) + k) ** -beta).astype(x.dtype)
 
 
+@compiled
 def normalize(input: Any, p: Any = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> jax.Array:
     """Divides by the p-norm over axes: `x / max(‖x‖ₚ, eps)`.
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnn.eager import compiled
 from fnn.functional.checks import array, integer
 
 __all__ = ["pad"]
@@ -16,6 +17,7 @@ __all__ = ["pad"]
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
+@compiled
 def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> jax.Array:
     """Pads the last axes.
 

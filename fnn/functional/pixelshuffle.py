@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from fnn.eager import compiled
 from fnn.functional.checks import array, integer
 
 __all__ = ["pixel_shuffle", "pixel_unshuffle"]
@@ -20,6 +21,7 @@ def _image(function: str, input: Any, factor: Any, name: str) -> tuple[jax.Array
     return x, r
 
 
+@compiled
 def pixel_shuffle(input: Any, upscale_factor: int) -> jax.Array:
     """Spreads the channels of a picture over space: of r² channels each gives one element of an r × r square.
 
@@ -56,6 +58,7 @@ def pixel_shuffle(input: Any, upscale_factor: int) -> jax.Array:
     return moved.reshape(*lead, out, height * r, width * r)
 
 
+@compiled
 def pixel_unshuffle(input: Any, downscale_factor: int) -> jax.Array:
     """Moves the elements of each r × r square of a picture to channels; undoes `pixel_shuffle`.
 

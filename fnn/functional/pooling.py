@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnn.eager import compiled
 from fnn.functional.checks import accumulating, array, floating, integer, known, ntuple, same_dtype
 from fnn.kernels.pooling import Windows, adaptive_windows, average, first_maxima, maxima, maxima_and_places, put, taken
 from fnn.precision import to_float32
@@ -93,6 +94,7 @@ def _windows(
     return Windows(space, kernel, strides, pads, dilations, tuple(shape))
 
 
+@compiled
 def _max_pool(
     n: int, input: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, return_indices: bool
 ) -> Any:
@@ -243,6 +245,7 @@ def max_pool3d_with_indices(
     return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, True)
 
 
+@compiled
 def _avg_pool(
     n: int,
     input: Any,
@@ -349,6 +352,7 @@ def avg_pool3d(
     return _avg_pool(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
+@compiled
 def _lp_pool(n: int, input: Any, norm_type: Any, kernel_size: Any, stride: Any, ceil_mode: bool) -> jax.Array:
     x = array(input, "input")
     norm = norm_type if isinstance(norm_type, (int, float)) else array(norm_type, "norm_type").item()
@@ -448,6 +452,7 @@ def _adaptive_size(name: str, input: Any, n: int, output_size: Any) -> tuple[jax
     return x, sizes
 
 
+@compiled
 def _adaptive_max_pool(n: int, input: Any, output_size: Any, return_indices: bool) -> Any:
     name = f"adaptive_max_pool{n}d"
     x, shape = _adaptive_size(name, input, n, output_size)
@@ -545,6 +550,7 @@ def adaptive_max_pool3d_with_indices(input: Any, output_size: Any, return_indice
     return _adaptive_max_pool(3, input, output_size, True)
 
 
+@compiled
 def _adaptive_avg_pool(n: int, input: Any, output_size: Any) -> jax.Array:
     name = f"adaptive_avg_pool{n}d"
     x, shape = _adaptive_size(name, input, n, output_size)
@@ -615,6 +621,7 @@ def _fractional_starts(samples: jax.Array, size: int, out: int, kernel: int) -> 
     return jnp.concatenate([begin, jnp.full((len(samples), min(out, 1)), size - kernel, jnp.int32)], axis=1)
 
 
+@compiled
 def _fractional_max_pool(
     n: int, input: Any, kernel_size: Any, output_size: Any, output_ratio: Any, random_samples: Any
 ) -> tuple[jax.Array, jax.Array]:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnn.eager import compiled
 from fnn.functional.activation import relu
 from fnn.functional.checks import accumulating, array, floating, integer, known, same_dtype
 from fnn.functional.dropout import dropout as drop
@@ -340,6 +341,7 @@ def _cell(kind: _Kind, input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_h
     return tuple(s.astype(x.dtype) for s in new)
 
 
+@compiled
 def lstm(
     input: Any,
     hx: Any,
@@ -395,6 +397,7 @@ def lstm(
     return y, h, c
 
 
+@compiled
 def gru(
     input: Any,
     hx: Any,
@@ -437,6 +440,7 @@ def gru(
     return y, h
 
 
+@compiled
 def rnn_tanh(
     input: Any,
     hx: Any,
@@ -476,6 +480,7 @@ def rnn_tanh(
     return y, h
 
 
+@compiled
 def rnn_relu(
     input: Any,
     hx: Any,
@@ -506,6 +511,7 @@ def rnn_relu(
     return y, h
 
 
+@compiled
 def lstm_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> tuple[jax.Array, jax.Array]:
     """One step of `lstm`.
 
@@ -533,6 +539,7 @@ def lstm_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh:
     return h, c
 
 
+@compiled
 def gru_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> jax.Array:
     """One step of `gru`.
 
@@ -557,6 +564,7 @@ def gru_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: 
     return _cell(_GRU, input, hx, w_ih, w_hh, b_ih, b_hh)[0]
 
 
+@compiled
 def rnn_tanh_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> jax.Array:
     """One step of `rnn_tanh`.
 
@@ -581,6 +589,7 @@ def rnn_tanh_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b
     return _cell(_TANH, input, hx, w_ih, w_hh, b_ih, b_hh)[0]
 
 
+@compiled
 def rnn_relu_cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> jax.Array:
     """One step of `rnn_relu`.
 

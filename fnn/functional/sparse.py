@@ -11,7 +11,8 @@ import numpy as np
 from jax import lax
 
 from fnn.arrays import held_dtype
-from fnn.functional.checks import accumulating, array, integer, known
+from fnn.eager import compiled
+from fnn.functional.checks import accumulating, array, checked, integer, known
 from fnn.scope import Cell, write
 
 __all__ = ["embedding", "embedding_bag", "one_hot"]
@@ -36,9 +37,12 @@ def _undrawn(weight: Any) -> Any:
 
 def _outside(function: str, index: jax.Array, rows: int, error: type[Exception]) -> None:
     """Raises where an index is known, and out of range."""
-    values = known(index)
-    if values is not None and values.size and (values.min() < 0 or values.max() >= rows):
-        raise error(f"{function}: index out of range: got indices from {values.min()} to {values.max()} for {rows} rows")
+
+    def check(values: np.ndarray) -> None:
+        if values.size and (values.min() < 0 or values.max() >= rows):
+            raise error(f"{function}: index out of range: got indices from {values.min()} to {values.max()} for {rows} rows")
+
+    checked(index, check)
 
 
 def _shrunk(weight: Any, table: jax.Array, index: jax.Array, max_norm: float, norm_type: float) -> jax.Array:
@@ -74,6 +78,7 @@ def _by_frequency(rows: jax.Array, table: jax.Array, index: jax.Array) -> jax.Ar
     return _derived(rows, rows, share.astype(rows.dtype))
 
 
+@compiled
 def embedding(
     input: Any,
     weight: Any,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.eager import compiled
 from fnn.functional.checks import accumulating, array, integer
 from fnn.functional.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from fnn.kernels.upsampling import Taps, resample
@@ -186,6 +187,7 @@ def _factors(x: jax.Array, scale_factor: Any) -> list[float]:
     return [float(f) for f in factors]
 
 
+@compiled
 def interpolate(
     input: Any,
     size: Any = None,

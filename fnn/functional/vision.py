@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnn.eager import compiled, warn
 from fnn.functional.checks import accumulating, array, floating, integer, same_dtype
 from fnn.functional.upsampling import cubic_weights
 from fnn.precision import to_widest
@@ -25,7 +25,7 @@ _PADDINGS = ("zeros", "border", "reflection")
 
 def _aligned(align_corners: Any) -> bool:
     if align_corners is None:
-        warnings.warn(
+        warn(
             "Default grid_sample and affine_grid behavior has changed to align_corners=False since 1.3.0. Please specify "
             "align_corners=True if the old behavior is desired. See the documentation of grid_sample for details.",
             stacklevel=3,
@@ -202,6 +202,7 @@ def _weighted_jvp(primals: Any, tangents: Any) -> Any:
     return _weighted(*primals), total(tangents[0], weights) + total(values, tangents[2])
 
 
+@compiled
 def affine_grid(theta: Any, size: Any, align_corners: bool | None = None) -> jax.Array:
     """The places `theta · (x, y, 1)` or `theta · (x, y, z, 1)` for all elements of an image, as `grid_sample` takes them.
 
@@ -242,7 +243,7 @@ def affine_grid(theta: Any, size: Any, align_corners: bool | None = None) -> jax
     sizes = [integer(n, "size") for n in size]
     batch, _, *space = sizes
     if aligned and min(space) == 1:
-        warnings.warn(
+        warn(
             "Since version 1.3.0, affine_grid behavior has changed for unit-size grids when align_corners=True. This is not an "
             "intended use case of affine_grid. See the documentation of affine_grid for details.",
             stacklevel=2,

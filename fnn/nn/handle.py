@@ -106,12 +106,14 @@ class Handle(Cell):
         return scope is not None and (scope.peek(self) is not None or self._value is not None)
 
     def _concrete(self) -> Any:
+        if self._value is not None:
+            return self._value
         if self.is_meta:
             raise NotImplementedError(
                 f"Cannot copy out of meta tensor; no data! {self.label} has a shape and no value: give the module values with "
                 "load_state_dict, or memory with to_empty(device=...)"
             )
-        if self._value is None and self._initializer is not None:
+        if self._initializer is not None:
             with jax.core.eval_context():
                 self._value = self.draw(self._key())
         return self._value
@@ -322,7 +324,9 @@ class Handle(Cell):
 
     def _change(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Self:
         operands = (arg.value if isinstance(arg, Handle) else arg for arg in args)
-        self.value = jnp.asarray(function(self.value, *operands, **kwargs)).astype(self.dtype)
+        result = function(self.value, *operands, **kwargs)
+        known = isinstance(result, jax.Array) and result.dtype == self.dtype  # converting takes 20 µs also where it changes nothing
+        self.value = result if known else jnp.asarray(result).astype(self.dtype)
         return self
 
     def add_(self, other: Any, *, alpha: Any = 1) -> Self:

@@ -47,6 +47,9 @@ __all__ = [
 ]
 
 
+_ABSENT: Any = object()
+
+
 class _Names(Registry):
     """A set of names whose every change is noted."""
 
@@ -144,9 +147,10 @@ class Module(StateDictMixin, ConversionMixin, HooksMixin):
                 f"'{type(self).__name__}' object has no attribute '{name}': it was used before super().__init__() was called"
             )
         for registry in ("_parameters", "_buffers", "_modules"):
-            if name in attributes[registry]:
+            value = attributes[registry].get(name, _ABSENT)
+            if value is not _ABSENT:
                 touch(self)
-                return attributes[registry][name]
+                return value
         for hook in attributes["_forward_pre_hooks"].values():
             if getattr(hook, "computes", None) == name:  # such as WeightNorm: a weight that is never stored is never stale
                 touch(self)
