@@ -272,6 +272,15 @@ def loss(name: str, *shape: int, half: bool = False) -> Case:
 
 
 def embedding(n: int, length: int, count: int, width: int, half: bool = False) -> Case:
+    def equinox(eqx: Any, key: Any) -> Any:
+        class Layer(eqx.Module):
+            table: Any = eqx.nn.Embedding(count, width, key=key)
+
+            def __call__(self, x: Any) -> Any:
+                return jax.vmap(self.table)(x)
+
+        return Layer()
+
     return Case(
         "embedding",
         f"{count}x{width} N{n} T{length}",
@@ -279,7 +288,7 @@ def embedding(n: int, length: int, count: int, width: int, half: bool = False) -
         lambda nn: nn.Embedding(count, width),
         lambda p, x: jnp.take(p["weight"], x, axis=0),
         lambda nnx, rngs: nnx.Embed(count, width, rngs=rngs),
-        lambda eqx, key: jax.vmap(eqx.nn.Embedding(count, width, key=key)),
+        equinox,
         half=half,
     )
 

@@ -174,7 +174,7 @@ def of_model(name: str, training: bool, peers: tuple[str, ...]) -> Contenders:
             failures[contender] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
     for contender in ("fnn", "stock"):
         if contender in values and "torch" in values:
-            check(f"{contender}, {name}: torch", values[contender], values["torch"], "float32")
+            check(f"{contender}, {name},", values[contender], values["torch"], "float32")
     if training and values.get("torch") and not values["torch"][0] > values["torch"][1]:
         raise Wrong(f"the loss of {name} does not fall: {values['torch']}")
     return Contenders(calls, failures, [], False)

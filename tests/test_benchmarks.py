@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -67,6 +68,20 @@ def test_a_journal_goes_on_behind_half_a_line(tmp_path):
     second.add("layer", "c", value=3)
     assert [record["key"][1] for record in harness.Journal(path, resume=True).records] == ["a", "c"]
     assert harness.Journal(path, resume=False).records == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.array([1.0, 2.01], np.float32), np.array([1.0, np.nan], np.float32), np.array([[1.0, 2.0]], np.float32)],
+    ids=["value", "nan", "shape"],
+)
+def test_what_computes_something_else_is_not_timed(wrong, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    contenders = load("contenders")
+    right = np.array([1.0, 2.0], np.float32)
+    contenders.check("fnn", [right + 1e-6], [right], "float32")
+    with pytest.raises(contenders.Wrong, match="fnn"):
+        contenders.check("fnn", [wrong], [right], "float32")
 
 
 def test_two_cases_from_the_command_to_the_report(tmp_path):
