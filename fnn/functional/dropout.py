@@ -18,7 +18,6 @@ __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "f
 _ALPHA = 1.7580993408473766
 
 
-@compiled
 def _dropout(input: Any, p: float, training: bool, leading: int | None = None, alpha: bool = False) -> jax.Array:
     """Drops elements or whole channels.
 
@@ -32,8 +31,11 @@ def _dropout(input: Any, p: float, training: bool, leading: int | None = None, a
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
     x = array(input, "input")
-    if not training or p == 0.0 or x.size == 0:
-        return x
+    return x if not training or p == 0.0 or x.size == 0 else _dropped(x, p, leading, alpha)
+
+
+@compiled
+def _dropped(x: jax.Array, p: float, leading: int | None, alpha: bool) -> jax.Array:
     if p == 1.0:
         return x * jnp.zeros((), x.dtype)
     leading = x.ndim if leading is None else leading

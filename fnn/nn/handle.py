@@ -325,8 +325,9 @@ class Handle(Cell):
     def _change(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Self:
         operands = (arg.value if isinstance(arg, Handle) else arg for arg in args)
         result = function(self.value, *operands, **kwargs)
-        known = isinstance(result, jax.Array) and result.dtype == self.dtype  # converting takes 20 µs also where it changes nothing
-        self.value = result if known else jnp.asarray(result).astype(self.dtype)
+        if not isinstance(result, jax.Array) or result.dtype != self.dtype:  # a conversion takes 20 µs even for nothing
+            result = jnp.asarray(result).astype(self.dtype)
+        self.value = result
         return self
 
     def add_(self, other: Any, *, alpha: Any = 1) -> Self:
@@ -420,8 +421,7 @@ def _operator(name: str, function: Callable[..., Any]) -> None:
         return function(other, self.value)
 
     def in_place(self: Handle, other: Any) -> Any:
-        self.value = jnp.asarray(forward(self, other)).astype(self.dtype)
-        return self
+        return self._change(function, other)
 
     for prefix, method in (("", forward), ("r", reflected), ("i", in_place)):
         method.__name__ = f"__{prefix}{name}__"
