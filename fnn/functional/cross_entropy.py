@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnn.eager import compiled
 from fnn.functional.checks import accumulating, array, floating, same_dtype
 from fnn.functional.loss import check_classes, reduced, reduction_of
 from fnn.kernels import softmax as kernels
@@ -91,6 +92,7 @@ def _weighted(
     return losses.sum() / jnp.where(counted, weights, 0).sum()
 
 
+@compiled
 def nll_loss(
     input: Any,
     target: Any,
@@ -132,6 +134,7 @@ def nll_loss(
     return _weighted(_picked(accumulating(x), t), t, w, ignore_index, reduction).astype(x.dtype)
 
 
+@compiled
 def cross_entropy(
     input: Any,
     target: Any,
