@@ -80,7 +80,7 @@ class _Form:
             for reached in captures.things:
                 touch(reached)
             for thing in things:
-                for _ in thing.cells():  # walking notes each module for the guards
+                for _ in thing._cells():  # walking notes each module for the guards
                     pass
             out = plain(owner.__wrapped__(*args, **kwargs))
         missed = [cell for cell in misses if cell not in held]
@@ -274,7 +274,7 @@ class jit:
                 return form
         cells: list[Cell] = []
         for thing in [*things, *Captures(self.__wrapped__, _static(key)).things]:
-            cells.extend(cell for cell in thing.cells() if not cell.uninitialized)
+            cells.extend(cell for cell in thing._cells() if not cell.uninitialized)
         with self._lock:
             self._compiled += 1
             if forms and self._compiled % self._WARN == 0:

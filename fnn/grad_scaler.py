@@ -96,7 +96,7 @@ class GradScaler(Stateful):
         self._tracker = Cell(np.zeros((), np.int32), "the growth tracker of a GradScaler")
         self._found: weakref.WeakKeyDictionary[Any, _Found] = weakref.WeakKeyDictionary()
 
-    def cells(self) -> Iterator[Cell]:
+    def _cells(self) -> Iterator[Cell]:
         """The scale, the number of finite steps since it changed, and what is known of each optimizer's gradients."""
         touch(self)
         yield from (self._scale, self._tracker, *itertools.chain(*self._found.values()))

@@ -102,7 +102,7 @@ class Stateful:
             )
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
-    def cells(self) -> Iterator[Cell]:
+    def _cells(self) -> Iterator[Cell]:
         """All cells of the object, those of a module's descendants included; each is noted for guards."""
         raise NotImplementedError
 

@@ -267,7 +267,7 @@ def _governed(policy: Policy, module: Any, forward: Callable[..., Any], *args: A
 
 
 def _converting(dtype: Any, module: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    if any(cell.uninitialized for cell in module.cells()):
+    if any(cell.uninitialized for cell in module._cells()):
         raise _scope.StateError(
             f"a Policy that computes in {dtype.name} converts parameters, and {type(module).__name__} has lazy ones: call the "
             "module once before Policy.apply"
@@ -275,7 +275,7 @@ def _converting(dtype: Any, module: Any, forward: Callable[..., Any], args: Any,
     args, kwargs = _floats_to(dtype, (args, kwargs))
 
     def attempt(token: bool) -> Any:
-        own = {cell: cell.value for cell in module.cells()}
+        own = {cell: cell.value for cell in module._cells()}
         held = {cell: _floats_to(dtype, value) for cell, value in own.items()}
         with Scope(held, token=token) as scope:
             out = plain(forward(*args, **kwargs))

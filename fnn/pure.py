@@ -151,7 +151,7 @@ class _picture:
         for original in originals:
             vars(self._clones[id(original)]).update({name: self._copy(value) for name, value in vars(original).items()})
         self.root = self._clones[id(module)]
-        self.cells: dict[str, Any] = {name: self._copy(cell) for name, cell in module.named_cells().items()}
+        self.cells: dict[str, Any] = {name: self._copy(cell) for name, cell in module._named_cells().items()}
         self.trainable = {name for name, cell in self.cells.items() if cell.requires_grad}
         self.frozen_parameters = {name for name, _ in module.named_parameters()} - self.trainable
         self.draws = {name: _drawing(cell) for name, cell in self.cells.items()}
@@ -315,7 +315,7 @@ def split(module: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         >>> list(params), list(state)
         (['weight', 'bias'], ['running_mean', 'running_var', 'num_batches_tracked'])
     """
-    cells = module.named_cells()
+    cells = module._named_cells()
     values = dict(zip(cells, _scope.read_all(cells.values()), strict=True))
     trainable = {name for name, cell in cells.items() if cell.requires_grad}
     return (
@@ -327,7 +327,7 @@ def split(module: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 def _match(module: Any, params: Any, state: Any) -> dict[Cell, Any]:
     """Values by cell, for trees that have them under the names of a module."""
     values = {**_named(params, "params"), **_named(state or {}, "state")}
-    cells = module.named_cells()
+    cells = module._named_cells()
     unexpected = [name for name in values if name not in cells]
     missing = [name for name, cell in cells.items() if cell.requires_grad and name not in values]
     if unexpected or missing:
@@ -392,7 +392,7 @@ def update(module: Any, params: Mapping[str, Any], state: Mapping[str, Any] | No
     values = {cell: as_array(value) for cell, value in _match(module, params, state).items()}
     wrong = [
         f"{name}: expected shape {cell.shape}, got {values[cell].shape}"
-        for name, cell in module.named_cells().items()
+        for name, cell in module._named_cells().items()
         if cell in values and values[cell].shape != cell.shape
     ]
     if wrong:

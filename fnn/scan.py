@@ -131,7 +131,7 @@ def _like(modules: list[Any]) -> list[list[Cell]]:
     if any(map(_has_hooks, ALWAYS)):
         raise _Unlike("there are hooks of all modules")
     parts = [list(module.named_modules()) for module in modules]
-    cells = [module.named_cells() for module in modules]
+    cells = [module._named_cells() for module in modules]
     for i, named in enumerate(parts):
         for (name, part), (other_name, other) in zip(named, parts[0], strict=False):
             place = f"{i}.{name}".rstrip(".")

@@ -16,6 +16,7 @@ from jax.extend import core
 
 from fnn import random as _random
 from fnn.arrays import as_array, held_dtype, is_tensor
+from fnn.kernels import plain_kernels
 from fnn.leaks import end_leaks_of_hooks
 from fnn.pure import _Dry, _picture
 from fnn.scope import OWN, Scope
@@ -239,7 +240,8 @@ def summary(module: Any, *inputs: Any, depth: int | None = None, training: bool 
             picture.settle(args, kwargs)
         picture.require_shapes()
         watch = _Watch(picture.root)
-        watch.count(watch.trace(picture, args, kwargs, OWN if training else False))
+        with plain_kernels():  # what is counted is the formula's, not an algorithm's
+            watch.count(watch.trace(picture, args, kwargs, OWN if training else False))
     return Summary(list(_rows(picture.root, watch)), depth)
 
 

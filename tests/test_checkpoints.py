@@ -265,9 +265,9 @@ with fnn.CheckpointManager(folder + "/run") as checkpoints:
     for sharding in (by_rows, whole, jax.devices()[2]):
         for load in (from_orbax, from_file):
             other, other_optimizer = make(sharding)
-            places = [cell.value.sharding for cell in other_optimizer.cells()]
+            places = [cell.value.sharding for cell in other_optimizer._cells()]
             load(model=other, optimizer=other_optimizer)
-            assert [cell.value.sharding for cell in other_optimizer.cells()] == places
+            assert [cell.value.sharding for cell in other_optimizer._cells()] == places
             assert all(map(np.array_equal, held(other, other_optimizer), expected))
     undrawn = fnn.nn.Linear(8, 8)
     checkpoints.load(0, model=undrawn)

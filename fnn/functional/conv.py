@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnn.eager import compiled
 from fnn.functional.checks import accumulating, array, integer, ntuple, same_dtype
+from fnn.kernels.conv import Form, convolution, transposed_convolution
 from fnn.precision import to_lower
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
 ]
 
 
+@compiled
 def _conv(
     n: int,
     input: Any,
@@ -92,15 +95,15 @@ def _conv(
             f"{name}: Calculated padded input size per channel: {tuple(padded)}. Kernel size: {tuple(spans)}. Kernel size "
             "can't be greater than actual input size"
         )
-    if transposed:
-        w = w.reshape(groups, into // groups, out // groups, *w.shape[2:]).swapaxes(1, 2)
-        w = lax.rev(w.reshape(out, into // groups, *w.shape[3:]), range(2, n + 2))
     if x.size:
         y = x.reshape(batch, channels, *space)
         wide = None if b is None else accumulating(b).dtype  # one rounding, behind the bias
-        y = lax.conv_general_dilated(
-            y, w, steps, pads, spread, dilations, feature_group_count=groups, preferred_element_type=wide
-        )
+        if transposed:
+            # The plain convolution that this is the transpose of, and what that one takes.
+            space = [size - span + 1 for size, span in zip(padded, spans, strict=True)]
+            pads = [(span - 1 - low, span - 1 - high) for span, (low, high) in zip(spans, pads, strict=True)]
+        form = Form(tuple(space), w.shape[2:], strides, tuple(pads), dilations, groups)
+        y = transposed_convolution(form, w, y, wide or x.dtype) if transposed else convolution(form, y, w, wide or x.dtype)
         y = y if b is None else (y + b.reshape(-1, *[1] * n)).astype(x.dtype)
     else:  # of no channels torch makes none
         space = [(size - span) // s + 1 for size, span, s in zip(padded, spans, steps, strict=True)]
@@ -297,6 +300,7 @@ def conv_transpose3d(
     return _conv(3, input, weight, bias, stride, padding, dilation, groups, output_padding)
 
 
+@compiled
 def conv_tbc(input: Any, weight: Any, bias: Any, pad: int = 0) -> jax.Array:
     """Cross-correlation over time, with the axes time, batch, channels.
 

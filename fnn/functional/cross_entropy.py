@@ -388,7 +388,8 @@ def _chunked(
     def of_row(row: Any) -> jax.Array:
         features, index = row
         logits = _logits(features, m, b)
-        return _surprise(logits, *kernels.log_sum(logits, 0), index)
+        largest, total = kernels.log_sum(logits, 0)
+        return _surprise(logits, largest, total, index)
 
     rows, indices = x.reshape(-1, x.shape[-1]), t.reshape(-1)
     size = _chunk_rows(options, len(rows), rows.shape[1], classes)

@@ -178,7 +178,7 @@ class Optimizer(Stateful):
         else:
             super().__setattr__(name, value)
 
-    def cells(self) -> Iterator[Cell]:
+    def _cells(self) -> Iterator[Cell]:
         """The parameters that it changes, and its own state."""
         touch(self)
         yield from self._parameters.values()

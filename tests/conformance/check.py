@@ -76,7 +76,7 @@ def _check_refused(case: Case) -> str:
     layer = None
     if made is not None and not case.on_construction:
         layer = getattr(fnn.nn, call.name)(*made[0], **made[1])
-        if not any(map(fnn.nn.parameter.is_lazy, layer.named_cells().values())):
+        if not any(map(fnn.nn.parameter.is_lazy, layer._named_cells().values())):
             fnn.split(layer)  # so that what it draws at first access does not count as compiled by the call
         before = {name: np.asarray(handle) for name, handle in layer.named_buffers()}
     _compiled.clear()

@@ -63,9 +63,9 @@ class ConversionMixin(Stateful):
         place, dtype = destination((*args, tensor), device, dtype)
         if place == _META:
             place = None
-            for handle in self.cells():
+            for handle in self._cells():
                 handle.to_meta()  # type: ignore[attr-defined]
-        elif place is not None and any(handle.is_meta for handle in self.cells()):  # type: ignore[attr-defined]
+        elif place is not None and any(handle.is_meta for handle in self._cells()):  # type: ignore[attr-defined]
             raise NotImplementedError(
                 "Cannot copy out of meta tensor; no data! Please use to_empty() instead of to() when moving module from meta "
                 "to a different device."
@@ -88,7 +88,7 @@ class ConversionMixin(Stateful):
             recurse: whether those of all modules in this one are meant.
         """
         place = _device(device) if isinstance(device, str) else device
-        for handle in self.named_cells(recurse).values():
+        for handle in self._named_cells(recurse).values():
             handle.initialize(lambda key, shape, dtype: jnp.zeros(shape, dtype, device=place))
         return self
 

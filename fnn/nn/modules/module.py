@@ -339,11 +339,11 @@ class Module(StateDictMixin, ConversionMixin, HooksMixin):
         for _, buffer in self.named_buffers(recurse=recurse):
             yield buffer
 
-    def named_cells(self, recurse: bool = True) -> dict[str, Handle]:
+    def _named_cells(self, recurse: bool = True) -> dict[str, Handle]:
         """All parameters, then all buffers, by dotted name."""
         return {**dict(self.named_parameters(recurse=recurse)), **dict(self.named_buffers(recurse=recurse))}
 
-    def cells(self) -> Iterator[Cell]:
+    def _cells(self) -> Iterator[Cell]:
         """All parameters and buffers."""
         yield from self.parameters()
         yield from self.buffers()

@@ -54,7 +54,7 @@ class _Cached:
     @staticmethod
     def _basis(parametrizations: ParametrizationList) -> list[Any]:
         modes = [part for module in parametrizations.modules() for part in (module, module.training)]
-        return [*modes, *_scope.read_all(parametrizations.cells())]
+        return [*modes, *_scope.read_all(parametrizations._cells())]
 
     def holds(self, parametrizations: ParametrizationList) -> bool:
         now = self._basis(parametrizations)

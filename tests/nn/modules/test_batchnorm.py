@@ -181,14 +181,14 @@ def test_converting_keeps_parameters_buffers_and_mode(options):
     theirs = torch.nn.Sequential(
         torch.nn.BatchNorm1d(3, **options), torch.nn.Sequential(torch.nn.BatchNorm2d(4).eval()), torch.nn.ReLU()
     )
-    before = net.named_cells()
+    before = net._named_cells()
     converted = fnn.nn.SyncBatchNorm.convert_sync_batchnorm(net, "group", axis_name="batch")
     expected = torch.nn.SyncBatchNorm.convert_sync_batchnorm(theirs, "group")
     assert converted is net
     assert repr(net) == repr(expected)
     assert list(net.state_dict()) == list(expected.state_dict())
     assert [m.training for m in net.modules()] == [m.training for m in expected.modules()]
-    assert {name: id(cell) for name, cell in net.named_cells().items()} == {name: id(cell) for name, cell in before.items()}
+    assert {name: id(cell) for name, cell in net._named_cells().items()} == {name: id(cell) for name, cell in before.items()}
     assert (net[0].process_group, net[1][0].axis_name) == ("group", "batch")
 
 

@@ -381,3 +381,18 @@ def test_reset_parameters_is_virtual():
     np.testing.assert_array_equal(Ones(2, 2)(jnp.ones(2)), [2.0, 2.0])
     fnn.pure(Ones(2, 2)).init(0)
     np.testing.assert_array_equal(fnn.pure(Ones(2, 2)).init(0)[0]["weight"], np.ones((2, 2)))
+
+
+def test_only_names_of_torch_are_taken():
+    names = {name for name in set(dir(nn.Module)) - set(dir(torch.nn.Module)) if not name.startswith("_")}
+    assert names == {"training"}  # which torch has on the instance
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cells = nn.LSTM(2, 3)
+
+        def forward(self, x):
+            return self.cells(x)[0]
+
+    assert fnn.jit(Net())(jnp.ones((4, 2))).shape == (4, 3)
