@@ -42,7 +42,8 @@ def test_rows_add_up_to_what_xla_says_of_the_whole():
         nn.Conv2d(1, 2, 3, padding=1), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32, 3), nn.LogSoftmax(1)
     )
     result = fnn.summary(net, (2, 1, 8, 8))
-    assert result.total_operations == flops(net, (2, 1, 8, 8))
+    with fnn.plain_kernels():
+        assert result.total_operations == flops(net, (2, 1, 8, 8))
     assert result.total_operations == sum(row.operations for row in result.rows[1:])
     assert [row.output.shape for row in result.rows] == [
         (2, 3), (2, 2, 8, 8), (2, 2, 8, 8), (2, 2, 4, 4), (2, 32), (2, 3), (2, 3),
