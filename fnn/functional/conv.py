@@ -158,6 +158,10 @@ def conv2d(
 ) -> jax.Array:
     """Cross-correlation over two axes.
 
+    On the CPU, kernels of 3 and 5 rows with many channels are computed by minimal filtering: its rounding errors, and those of
+    its derivatives, are up to 30 machine epsilons of the sum of magnitudes, where a plain sum's are a few. Ask for plain sums
+    with `fnn.plain_kernels()`.
+
     Args:
         input: (N, C_in, H, W) or (C_in, H, W).
         weight: (C_out, C_in / groups, kernel_h, kernel_w).

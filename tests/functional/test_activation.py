@@ -162,7 +162,7 @@ def test_16_bits_along_an_axis(name, dtype):
 @pytest.mark.parametrize("name", ALONG[:3])
 def test_masked_and_large_logits(name):
     x = np.array([[0, -np.inf, 3], [1e4, -1e4, 0], [-np.inf, -np.inf, -np.inf], [np.inf, 0, 0], [np.nan, 0, 1]], np.float32)
-    assert_agree(getattr(F, name), getattr(torch.nn.functional, name), x[:2], dim=1)
+    assert_agree(getattr(F, name), getattr(torch.nn.functional, name), x[:2], dim=1, tolerance=1e-4)  # terms cancel
     assert_agree(getattr(F, name), getattr(torch.nn.functional, name), x, dim=1, fixed=(0,))
 
 

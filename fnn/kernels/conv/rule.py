@@ -19,6 +19,8 @@ from fnn.kernels.conv.form import Extent, Form
 from fnn.kernels.conv.windows import reverse, reversed_weight
 
 CACHED = 2 << 20  # bytes of an input that an algorithm works on at a time
+GATHERED = 32 << 20  # bytes of patches at most: more is asked of the system anew at each call
+TAPS = 64  # elements of a kernel, at most, that a program has a term for
 
 
 @functools.lru_cache(4096)
@@ -42,7 +44,7 @@ def choose(which: str, form: Form, extent: Extent, dtype: Any) -> Algorithm | No
 def _grouped(which: str, form: Form, extent: Extent) -> Algorithm | None:
     channels, outputs = extent.channels // form.groups, extent.outputs // form.groups
     terms = (outputs if which == "x" else channels) * math.prod(form.kernel)
-    if terms <= 128:
+    if terms <= 2 * TAPS:
         # Depthwise 3x3 256 N8 28²: 6.4, 5.8, 26 → 0.3, 0.2, 1.9. 128 in 32 groups N8 28²: 13, 13, 409 → 1.8, 1.9, 1.4
         algorithm = {"y": shifts.output, "x": shifts.input, "w": shifts.weight}[which]
         if which == "w" and channels == 1 and _bytes(extent.batch * extent.channels, form.size) > 8 * CACHED:
@@ -52,12 +54,15 @@ def _grouped(which: str, form: Form, extent: Extent) -> Algorithm | None:
     if form.groups <= 8:
         return functools.partial(_each_group, which)  # 128 in 4 groups N8 28²: 3.4, 3.7, 86 → 1.3, 1.4, 1.6
     # 512 in 32 groups s2 N8 14²: 4.2, 6.7, 408 → 2.4, 2.9, 1.9
-    inputs: Algorithm = functools.partial(_reversed, products.patches_output)
-    if set(form.stride) != {1}:
-        inputs = functools.partial(phases.input, inner=products.patches_output)
-    elif set(form.dilation) != {1}:
-        inputs = shifts.input
-    return {"y": products.patches_output, "x": inputs, "w": shifts.weight}[which]
+    patches = max(_bytes(extent.channels, form.out), _bytes(extent.outputs, form.size)) * math.prod(form.kernel)
+    if math.prod(form.kernel) > TAPS or patches > GATHERED or (which == "x" and set(form.dilation) != {1}):
+        return None
+    if which == "w":
+        return shifts.weight
+    output = functools.partial(mapped, products.patches_output, part(extent.batch, patches, GATHERED))
+    if which == "y":
+        return output
+    return functools.partial(_reversed, output) if set(form.stride) == {1} else functools.partial(phases.input, inner=output)
 
 
 def _bytes(channels: int, size: tuple[int, ...]) -> int:
@@ -75,24 +80,24 @@ def _each_group(which: str, form: Form, a: jax.Array, b: jax.Array) -> jax.Array
 def _dense(which: str, form: Form, extent: Extent) -> Algorithm | None:
     simple = set(form.dilation) == {1} and not any(map(any, form.pads))
     if simple and form.size == form.kernel:
-        # 4x4 100-256 N16, a map of 1²: 1.7, 2.7, 1.2 → ...
+        # 4x4 100-256 N16, transposed from maps of 1²: 2.7, with gradients 2.4 → 0.4, 0.4
         return {"y": products.whole_output, "x": products.whole_input, "w": products.whole_weight}[which]
     if simple and form.stride == form.kernel:
         # 2x2s2 32-64 N8 64²: 2.4, 1.1, 2.3 → 1.7, 0.9, 1.5
         inputs: Algorithm = functools.partial(phases.input, inner=products.output)
         return {"y": products.patches_output, "x": inputs, "w": products.patches_weight}[which]
-    if set(form.dilation) != {1} or len(form.kernel) == 1:
+    if set(form.dilation) != {1} or len(form.kernel) == 1 or math.prod(form.kernel) > TAPS:
         return None
     into, out = (extent.outputs, extent.channels) if which == "x" else (extent.channels, extent.outputs)
     places, sample = extent.batch * math.prod(form.out), _bytes(max(into, out), form.size)
     count = extent.batch if sample * extent.batch <= 2 * CACHED else part(extent.batch, sample, CACHED)
     if set(form.stride) == {1}:
         return _stride_one(which, form, into, out, places, count)
-    if form.kernel[0] >= 5 and which != "w":
+    if len(form.kernel) == 2 and form.kernel[0] >= 5 and which != "w" and -(-form.kernel[0] // form.stride[0]) <= 5:
         # 7x7s2 3-64 N8 224²: 0.9, 1.3 → 0.6, 0.8. N1: 1.8, 0.6 → 1.3, 0.5
         if which == "x":
             return functools.partial(phases.input, inner=functools.partial(stock.OPERATIONS["y"], dtype=None))
-        inner = functools.partial(winograd.output, tiles=(4,) * (len(form.kernel) - 1))
+        inner = functools.partial(winograd.output, tiles=(4,))
         return _guarded("y", functools.partial(mapped, functools.partial(phases.output, inner=inner), count))
     if which != "x" and places >= 1500:
         # 3x3s2 64-128 N8 56²: 2.3, 1.7 → 1.5, 1.5
@@ -104,7 +109,7 @@ def _dense(which: str, form: Form, extent: Extent) -> Algorithm | None:
 
 def _stride_one(which: str, form: Form, into: int, out: int, places: int, count: int) -> Algorithm | None:
     first, solid = form.kernel[0], len(form.kernel) == 3
-    if set(form.kernel[:-1]) not in ({3}, {5}, {7}):
+    if form.kernel[:-1] not in ((3,), (5,), (3, 3)) or form.kernel[-1] > 7:
         return None
     if which == "w":
         # 64 N8 56²: 1.9 → 0.9. 128 N8 28²: 1.9 → 0.8. 64 N1 56²: 1.7 → 1.1. 3-D 16-32 N2 32³: 6.0 → 1.9
@@ -115,8 +120,8 @@ def _stride_one(which: str, form: Form, into: int, out: int, places: int, count:
     # 64 N8 56²: 2.4 → 0.9. 128 N8 28²: 1.3 → 0.8. 3-32 N8 32²: 2.4 → 1.0. 3-D 16-32 N2 32³: 2.5 → 1.0
     if out < (16 if first == 3 else 64) or into < 3 or places < 512:
         return None
-    tiles = (2, 4) if solid else ({3: 4, 5: 4, 7: 3}[first],)
-    algorithm = _guarded("y", functools.partial(mapped, functools.partial(winograd.output, tiles=tiles), count))
+    output = functools.partial(winograd.output, tiles=(2, 4) if solid else (4,))
+    algorithm = _guarded("y", functools.partial(mapped, output, count))
     return algorithm if which == "y" else functools.partial(_reversed, algorithm)
 
 

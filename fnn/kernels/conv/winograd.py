@@ -27,7 +27,7 @@ from fnn.kernels.conv.windows import padded, strided
 
 Tiles = tuple[int, ...]  # m of F(m, r) along each axis but the last
 
-_POINTS = [Fraction(*p) for p in ((0, 1), (1, 1), (-1, 1), (2, 1), (-2, 1), (1, 2), (-1, 2), (4, 1), (-4, 1))]
+_POINTS = [Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2")]
 
 
 @functools.cache
