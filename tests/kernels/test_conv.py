@@ -26,6 +26,7 @@ CASES = {  # the function, x, weight, options: one or more of each algorithm
     "depthwise": ("conv2d", (2, 6, 7, 9), (6, 1, 3, 3), {"padding": 1, "groups": 6}),
     "depthwise, strided": ("conv2d", (3, 6, 7, 9), (12, 1, 3, 2), {"padding": (2, 0), "stride": (2, 3), "groups": 6}),
     "depthwise, large": ("conv2d", (1, 10, 14, 15), (10, 1, 12, 11), {"padding": 5, "groups": 10}),
+    "depthwise of seven": ("conv2d", (3, 6, 9, 11), (12, 1, 7, 5), {"padding": (3, 1), "groups": 6, "dilation": (1, 2)}),
     "stride of one axis": ("conv2d", (1, 3, 40, 41), (16, 3, 11, 5), {"padding": 3, "stride": (1, 2)}),
     "depthwise, dilated": ("conv1d", (2, 4, 20), (4, 1, 3), {"dilation": 3, "groups": 4, "padding": "same"}),
     "small groups": ("conv3d", (2, 8, 4, 5, 4), (4, 2, 2, 2, 3), {"groups": 4, "stride": (1, 2, 1)}),

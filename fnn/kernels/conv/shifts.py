@@ -11,6 +11,8 @@ from jax import lax
 from fnn.kernels.conv.form import Form
 from fnn.kernels.conv.windows import indices, interleaved, padded, phased, strided, tap, taps
 
+LOOPED = 16  # elements of a kernel, at most, that a program of the weight's derivative has each for itself
+
 
 def output(form: Form, x: jax.Array, w: jax.Array) -> jax.Array:
     batch, outputs, groups = x.shape[0], w.shape[0], form.groups
@@ -60,9 +62,22 @@ def weight(form: Form, x: jax.Array, y: jax.Array) -> jax.Array:
     batch, channels, outputs, groups = x.shape[0], x.shape[1], y.shape[1], form.groups
     y = y.reshape(batch, groups, outputs // groups, *form.out)
     reduce = _sums if channels == groups else _products
+
+    def elements(form: Form, phases: jax.Array) -> jax.Array:
+        parts = [part.reshape(batch, groups, channels // groups, *form.out) for part in taps(form, phases)]
+        return jnp.stack([reduce(part, y) for part in parts], -1)
+
     phases = lax.optimization_barrier(phased(form, x))
-    parts = [reduce(part.reshape(batch, groups, channels // groups, *form.out), y) for part in taps(form, phases)]
-    return jnp.stack(parts, -1).reshape(outputs, channels // groups, *form.kernel)
+    if len(form.kernel) != 2 or math.prod(form.kernel) <= LOOPED or set(form.stride) != {1}:
+        return elements(form, phases).reshape(outputs, channels // groups, *form.kernel)
+    # One row of the kernel after the other: a program for all its elements takes ten times as long to compile.
+    row = form._replace(kernel=(1, form.kernel[1]), size=(form.out[0], form.size[1]), pads=((0, 0), form.pads[1]))
+
+    def of_row(i: jax.Array) -> jax.Array:
+        return elements(row, lax.dynamic_slice_in_dim(phases, i * form.dilation[0], form.out[0], axis=-2))
+
+    rows = lax.map(of_row, jnp.arange(form.kernel[0]))
+    return jnp.moveaxis(rows, 0, -2).reshape(outputs, channels // groups, *form.kernel)
 
 
 def _products(part: jax.Array, y: jax.Array) -> jax.Array:
