@@ -23,7 +23,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from fnn.kernels.derivative import faster
 
-# Measured as benchmarks/attention.py does, on 2 cores of 1 MB of cache each: ratios to torch, forward / and gradient.
+# Measured as benchmarks/run.py does, on 2 cores of 1 MB of cache each: ratios to torch, forward / and gradient.
 SCORES = 1 << 19  # at once. 4x12x512x64: all at once 1.5 / 1.5, blocks of 2^18 to 2^20 0.9 to 1.0 / 1.0 to 1.1
 ROWS = 256  # of a block. 1x8x2048x64: 64 rows 1.6 / 1.4, 128 rows 1.1 / 1.15, 256 and 512 rows 1.0 / 1.0
 GROUPS = 4  # of causal rows, each with the keys up to its end. 4x12x512x64: 1 group 1.2 / 1.4, 2 0.9 / 1.0, 4 0.8 / 0.9
