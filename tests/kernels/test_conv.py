@@ -114,7 +114,7 @@ def test_vmap_of_values_and_of_gradients_in_each_operand(name, mapped):
 _sizes = st.integers(1, 3)
 
 
-@hypothesis.settings(deadline=None, max_examples=25)
+@hypothesis.settings(deadline=None, max_examples=15)
 @hypothesis.given(
     st.tuples(_sizes, _sizes),
     st.tuples(_sizes, _sizes),
@@ -249,7 +249,9 @@ def test_padding_beyond_the_kernel_has_the_right_gradient():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", ["minimal filtering", "stem", "depthwise, strided", "many large groups", "pixels", "transposed"]
+)
 def test_forward_and_gradient_export_for_all_platforms(name):
     x, w = _operands(name)
     f = _convolve(name)
