@@ -85,29 +85,27 @@ def _conv(
                 f"output padding must be non-negative, and smaller than either stride or dilation, but got output_padding="
                 f"{extra}, stride={strides}, dilation={dilations}"
             )
-        # Every place of the input is a place of a plain convolution's output; their distance is its stride.
-        pads = [(span - 1 - p, span - 1 - p + e) for span, (p, _), e in zip(spans, pads, extra, strict=True)]
-    steps, spread = ((1,) * n, strides) if transposed else (strides, (1,) * n)
-    padded = [(size - 1) * s + 1 + sum(pad) for size, s, pad in zip(space, spread, pads, strict=True)]
+        # Those of the plain convolution that this is the transpose of: it takes what this gives, and gives what this takes.
+        pads = [(p, p - e) for (p, _), e in zip(pads, extra, strict=True)]
+        parts = zip(space, strides, spans, pads, strict=True)
+        padded, steps = [(size - 1) * s + 1 + 2 * (span - 1) - sum(pad) for size, s, span, pad in parts], (1,) * n
+    else:
+        padded, steps = [size + sum(pad) for size, pad in zip(space, pads, strict=True)], strides
     # A transposed convolution may come out empty, as a place where the padding takes all.
     if any(size < span - transposed for size, span in zip(padded, spans, strict=True)):
         raise RuntimeError(
             f"{name}: Calculated padded input size per channel: {tuple(padded)}. Kernel size: {tuple(spans)}. Kernel size "
             "can't be greater than actual input size"
         )
+    result = [(size - span) // step + 1 for size, span, step in zip(padded, spans, steps, strict=True)]
     if x.size:
         y = x.reshape(batch, channels, *space)
-        wide = None if b is None else accumulating(b).dtype  # one rounding, behind the bias
-        if transposed:
-            # The plain convolution that this is the transpose of, and what that one takes.
-            space = [size - span + 1 for size, span in zip(padded, spans, strict=True)]
-            pads = [(span - 1 - low, span - 1 - high) for span, (low, high) in zip(spans, pads, strict=True)]
-        form = Form(tuple(space), w.shape[2:], strides, tuple(pads), dilations, groups)
-        y = transposed_convolution(form, w, y, wide or x.dtype) if transposed else convolution(form, y, w, wide or x.dtype)
+        wide = x.dtype if b is None else accumulating(b).dtype  # one rounding, behind the bias
+        form = Form(tuple(result if transposed else space), w.shape[2:], strides, tuple(pads), dilations, groups)
+        y = transposed_convolution(form, w, y, wide) if transposed else convolution(form, y, w, wide)
         y = y if b is None else (y + b.reshape(-1, *[1] * n)).astype(x.dtype)
     else:  # of no channels torch makes none
-        space = [(size - span) // s + 1 for size, span, s in zip(padded, spans, steps, strict=True)]
-        y = jnp.zeros((batch, out if channels else 0, *space), x.dtype)
+        y = jnp.zeros((batch, out if channels else 0, *result), x.dtype)
     return y if x.ndim == n + 2 else y.reshape(y.shape[1:])
 
 

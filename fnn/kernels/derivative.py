@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
+
+from fnn.kernels.sharding import varying_alike
 
 Function = Callable[..., Any]
 
@@ -30,14 +31,11 @@ def faster(fast: Function, plain: Function, *operands: jax.Array, platform: str)
         operands: of floating point.
         platform: "cuda", for example. Both are traced on all platforms.
     """
-    # Made to vary alike under shard_map here, so that fast need not: the transpose of this is a sum over devices.
-    varying = frozenset[str]().union(*(jax.typeof(x).mat.varying for x in operands))
-    alike = (lax.pcast(x, tuple(varying - jax.typeof(x).mat.varying), to="varying") for x in operands)
 
     def tangent(primals: Any, tangents: Any) -> jax.Array:
         return _tangent.bind(*primals, *tangents, fast=fast, plain=plain, platform=platform)
 
-    return _with_tangent(lambda *x: _choose(fast, plain, platform, *x)[0], tangent)(*alike)
+    return _with_tangent(lambda *x: _choose(fast, plain, platform, *x)[0], tangent)(*varying_alike(*operands))
 
 
 def _with_tangent(function: Function, tangent: Function) -> Function:

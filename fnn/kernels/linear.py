@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from fnn.kernels.sharding import varying_alike
 
 Function = Callable[..., jax.Array]
 
@@ -23,10 +24,7 @@ def linear(forward: Function, transpose: Function, x: jax.Array, *kept: jax.Arra
         x: of floating point.
         kept: what has no derivative, such as indices.
     """
-    # Made to vary alike under shard_map here, so that the transpose of this is a sum over devices.
-    varying = frozenset[str]().union(*(jax.typeof(a).mat.varying for a in (x, *kept)))
-    x = lax.pcast(x, tuple(varying - jax.typeof(x).mat.varying), to="varying")
-    return _linear.bind(x, *kept, forward=forward, transpose=transpose)
+    return _linear.bind(*varying_alike(x, *kept), forward=forward, transpose=transpose)
 
 
 def _evaluate(x: jax.Array, *kept: jax.Array, forward: Function, transpose: Function) -> jax.Array:
@@ -55,7 +53,7 @@ def _batch(operands: Any, axes: Any, *, forward: Function, transpose: Function) 
 
 
 _linear = Primitive("fnn_linear")
-_linear.def_impl(lambda *operands, **functions: jax.jit(_evaluate, static_argnames=tuple(functions))(*operands, **functions))
+_linear.def_impl(jax.jit(_evaluate, static_argnames=("forward", "transpose")))
 # Of a jaxpr, because that keeps how the result varies under shard_map; a shape and a dtype do not.
 _linear.def_abstract_eval(lambda *operands, **functions: jax.make_jaxpr(functions["forward"])(*operands).out_avals[0])
 ad.primitive_jvps[_linear] = _jvp

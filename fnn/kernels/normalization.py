@@ -15,6 +15,7 @@ from jax import lax
 
 from fnn.kernels import plain
 from fnn.kernels.fusion import apart
+from fnn.kernels.sharding import is_divided
 
 __all__ = ["moments", "normalize_features", "root_mean_square_features", "standardize"]
 
@@ -51,7 +52,7 @@ def standardize(x: jax.Array, mean: Any, var: Any, eps: Any, weight: Any, bias: 
 def normalize_features(x: jax.Array, axes: tuple[int, ...], weight: Any, bias: Any, eps: Any) -> jax.Array:
     """`(x − E[x]) / √(Var[x] + eps) · weight + bias`, of the last axes, which weight and bias have; both may be None."""
     mean, var = moments(x, axes)
-    if weight is None or _is_stock(x) or _is_divided(x):
+    if weight is None or _is_stock(x) or is_divided(x):
         return standardize(x, mean, var, eps, weight, bias)
     weight, bias = weight.astype(x.dtype), jnp.zeros_like(weight, x.dtype) if bias is None else bias.astype(x.dtype)
     return _weighted(x, mean.squeeze(axes), var.squeeze(axes) + eps, weight, bias)
@@ -64,7 +65,7 @@ def root_mean_square_features(x: jax.Array, axes: tuple[int, ...], weight: Any, 
         y = x * lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
         return y if weight is None else y * weight
     square = apart(jnp.square(x).mean(axes, keepdims=True))
-    if weight is None or jnp.iscomplexobj(weight) or _is_divided(x):
+    if weight is None or jnp.iscomplexobj(weight) or is_divided(x):
         return standardize(x, jnp.zeros_like(square), square, eps, weight, None)
     square = square.squeeze(axes)
     weight = weight.astype(x.dtype)
@@ -150,8 +151,3 @@ def _outer(rows: jax.Array, features: jax.Array) -> jax.Array:
     if jax.default_backend() != "cpu":
         return jnp.expand_dims(rows, tuple(range(rows.ndim, rows.ndim + features.ndim))) * features
     return lax.dot_general(rows, features, (((), ()), ((), ())), precision=lax.Precision.HIGHEST)
-
-
-def _is_divided(x: jax.Array) -> bool:
-    """Whether an axis is laid out over an explicit axis of a mesh."""
-    return any(part is not None for part in jax.typeof(x).sharding.spec)

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -23,11 +22,11 @@ from fnn.kernels.conv import stock
 from fnn.kernels.conv.form import Extent, Form
 from fnn.kernels.conv.rule import choose
 from fnn.kernels.conv.windows import padded
+from fnn.kernels.sharding import is_divided, varying_alike
 
 __all__ = ["Form", "convolution", "transposed_convolution"]
 
-Operation = str  # "y", "x" or "w": what is computed, from the other two
-_OPERANDS = {"y": "xw", "x": "wy", "w": "xy"}
+_OPERANDS = {"y": "xw", "x": "wy", "w": "xy"}  # what each is computed from
 
 
 def convolution(form: Form, x: jax.Array, w: jax.Array, dtype: Any) -> jax.Array:
@@ -53,51 +52,47 @@ def _within_reach(form: Form) -> tuple[Form, list[int]]:
     return form._replace(size=tuple(size), pads=tuple(pads)), excess
 
 
-def _contract(which: Operation, form: Form, a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
+def _contract(which: str, form: Form, a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
     extent = _extent(which, form, a, b)
     # The derivative of a transposed convolution by stock operations is not what JAX derives, which is 10 times as slow; and
     # what JAX derives where axes are a part of types does not know how its sums are to be divided.
-    ours = jnp.issubdtype(a.dtype, jnp.floating) and (which == "x" or stock.is_sharded(a, b))
+    ours = jnp.issubdtype(a.dtype, jnp.floating) and (which == "x" or is_divided(a, b))
     if plain() or not (ours or any(choose(each, form, extent, a.dtype) for each in _OPERANDS)):
         return stock.OPERATIONS[which](form, a, b, dtype)
     return _bind(which, form, a, b, dtype)
 
 
-def _extent(which: Operation, form: Form, a: Any, b: Any) -> Extent:
+def _extent(which: str, form: Form, a: Any, b: Any) -> Extent:
     shapes = dict(zip(_OPERANDS[which], (a.shape, b.shape), strict=True))
     batch = (shapes.get("x") or shapes["y"])[0]
     channels = shapes["x"][1] if "x" in shapes else shapes["w"][1] * form.groups
     return Extent(batch, channels, shapes["w"][0] if "w" in shapes else shapes["y"][1])
 
 
-def _bind(which: Operation, form: Form, a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
-    # Made to vary alike under shard_map here: the transpose of this is a sum over devices.
-    kinds = [jax.typeof(z).mat.varying for z in (a, b)]
-    missing = [tuple(kinds[0].union(*kinds) - kind) for kind in kinds]
-    a, b = (lax.pcast(z, axes, to="varying") if axes else z for z, axes in zip((a, b), missing, strict=True))
-    return _PRIMITIVES[which].bind(a, b, form=form, dtype=jnp.dtype(dtype))
+def _bind(which: str, form: Form, a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
+    return _PRIMITIVES[which].bind(*varying_alike(a, b), form=form, dtype=jnp.dtype(dtype))
 
 
-def _on_cpu(which: Operation, a: jax.Array, b: jax.Array, *, form: Form, dtype: Any) -> jax.Array:
+def _on_cpu(which: str, a: jax.Array, b: jax.Array, *, form: Form, dtype: Any) -> jax.Array:
     algorithm = choose(which, form, _extent(which, form, a, b), a.dtype)
-    if algorithm is None or stock.is_sharded(a, b):
+    if algorithm is None or is_divided(a, b):
         return stock.OPERATIONS[which](form, a, b, dtype)
     wide = jnp.promote_types(a.dtype, jnp.float32)
     return algorithm(form, a.astype(wide), b.astype(wide)).astype(dtype)
 
 
 @functools.lru_cache(4096)
-def _abstract(which: Operation, a: Any, b: Any, form: Form, dtype: Any) -> Any:
+def _abstract(which: str, a: Any, b: Any, form: Form, dtype: Any) -> Any:
     # Of a jaxpr, because that keeps how the result varies under shard_map; a shape and a dtype do not.
     return jax.make_jaxpr(functools.partial(stock.OPERATIONS[which], form, dtype=dtype))(a, b).out_avals[0]
 
 
 @functools.lru_cache(4096)
-def _compiled(which: Operation, form: Form, dtype: Any) -> Any:
+def _compiled(which: str, form: Form, dtype: Any) -> Any:
     return jax.jit(functools.partial(_PRIMITIVES[which].bind, form=form, dtype=dtype))
 
 
-def _transpose(which: Operation, operand: int) -> Any:
+def _transpose(which: str, operand: int) -> Any:
     """The cotangent of an operand: the contraction that gives it, of the cotangent of the result and the other operand."""
     wanted, other = _OPERANDS[which][operand], _OPERANDS[which][1 - operand]
 
@@ -111,7 +106,7 @@ def _transpose(which: Operation, operand: int) -> Any:
     return rule
 
 
-def _batch(which: Operation, operands: Any, axes: Any, *, form: Form, dtype: Any) -> tuple[jax.Array, int]:
+def _batch(which: str, operands: Any, axes: Any, *, form: Form, dtype: Any) -> tuple[jax.Array, int]:
     """`vmap`: an axis in x and y is more batch, in w and y more outputs, in x and w more channels, in all more groups."""
     names, groups = _OPERANDS[which], form.groups
     mapped = {which, *(name for name, axis in zip(names, axes, strict=True) if axis is not None)}
@@ -121,9 +116,9 @@ def _batch(which: Operation, operands: Any, axes: Any, *, form: Form, dtype: Any
         "wx": {"x": (1, groups), "w": (1, 1)},
         "wxy": {"x": (1, 1), "w": (0, 1), "y": (1, 1)},
     }["".join(sorted(mapped))]
-    if len(mapped) == 3:
-        form = form._replace(groups=groups * next(z.shape[axis] for z, axis in zip(operands, axes, strict=True)))
     size = next(z.shape[axis] for z, axis in zip(operands, axes, strict=True) if axis is not None)
+    if len(mapped) == 3:
+        form = form._replace(groups=groups * size)
     first, second = (
         z if axis is None else _fold(jnp.moveaxis(z, axis, 0), *place[name])
         for name, z, axis in zip(names, operands, axes, strict=True)
@@ -146,7 +141,7 @@ def _unfold(z: jax.Array, size: int, axis: int, groups: int) -> jax.Array:
     return jnp.moveaxis(z, axis + 1, 0).reshape(size, *shape)
 
 
-def _primitive(which: Operation) -> Primitive:
+def _primitive(which: str) -> Primitive:
     primitive = Primitive(f"fnn_convolution_{which}")
     primitive.def_impl(lambda a, b, **static: _compiled(which, **static)(a, b))
     primitive.def_abstract_eval(functools.partial(_abstract, which))
@@ -159,7 +154,7 @@ def _primitive(which: Operation) -> Primitive:
     return primitive
 
 
-def _stock(which: Operation, a: jax.Array, b: jax.Array, *, form: Form, dtype: Any) -> jax.Array:
+def _stock(which: str, a: jax.Array, b: jax.Array, *, form: Form, dtype: Any) -> jax.Array:
     return stock.OPERATIONS[which](form, a, b, dtype)
 
 

@@ -8,20 +8,16 @@ import jax
 from jax import lax
 
 from fnn.kernels.conv.form import Form
-
-
-def is_sharded(*operands: jax.Array) -> bool:
-    """Whether how an array is divided among devices is a part of its type."""
-    return any(part is not None for z in operands for part in jax.typeof(z).sharding.spec)
+from fnn.kernels.sharding import is_divided
 
 
 def _sharding(*axes: tuple[jax.Array, int]) -> Any:
     """The first axes of a result are divided as those of the operands that they come from; what is summed over is whole."""
     operands = [z for z, _ in axes]
-    if not is_sharded(*operands):
+    if not is_divided(*operands):
         return None
     parts = [jax.typeof(z).sharding.spec[axis] for z, axis in axes]
-    mesh = next(jax.typeof(z).sharding.mesh for z in operands if is_sharded(z))
+    mesh = next(jax.typeof(z).sharding.mesh for z in operands if is_divided(z))
     return jax.NamedSharding(mesh, jax.P(parts[0], None if parts[0] == parts[1] else parts[1]))
 
 
