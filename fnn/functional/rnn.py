@@ -20,6 +20,7 @@ from fnn.eager import compiled
 from fnn.functional.activation import relu
 from fnn.functional.checks import accumulating, array, floating, integer, known, same_dtype
 from fnn.functional.dropout import dropout as drop
+from fnn.kernels import rnn as kernel
 from fnn.precision import to_lower
 
 __all__ = [
@@ -137,6 +138,22 @@ def _layers(
     train: bool,
 ) -> tuple[jax.Array, list[jax.Array]]:
     """All layers: the outputs (T, N, ...), and the last states."""
+    if kind is _LSTM and 0.0 <= dropout <= 1.0 and kernel.cudnn_takes(x, states, weights, directions):
+        between = functools.partial(drop, p=dropout, training=True) if train and dropout else None
+        return kernel.lstm(_lstm_scans, x, states, weights, running, directions, between)
+    return _scans(kind, x, states, weights, running, directions, dropout, train)
+
+
+def _scans(
+    kind: _Kind,
+    x: jax.Array,
+    states: Sequence[jax.Array],
+    weights: Sequence[_Weights],
+    running: jax.Array | None,
+    directions: int,
+    dropout: float = 0.0,
+    train: bool = False,
+) -> tuple[jax.Array, list[jax.Array]]:
     last = []
     for first in range(0, len(weights), directions):
         outputs = []
@@ -148,6 +165,9 @@ def _layers(
         if first + directions < len(weights):
             x = drop(x, dropout, train)
     return x, [jnp.stack(parts) for parts in zip(*last, strict=True)]
+
+
+_lstm_scans = functools.partial(_scans, _LSTM)
 
 
 def _recurrence(kind: _Kind, *arguments: Any) -> tuple[jax.Array, ...]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from fnn.kernels.derivative import faster
+from fnn.kernels.sharding import is_local, on_nvidia
 
 # Measured as benchmarks/run.py does, on 2 cores of 1 MB of cache each: ratios to torch, forward / and gradient.
 SCORES = 1 << 19  # at once. 4x12x512x64: all at once 1.5 / 1.5, blocks of 2^18 to 2^20 0.9 to 1.0 / 1.0 to 1.1
@@ -59,7 +59,7 @@ def attention(
     if _cudnn_takes(query, key, value, mask, random_key, causal, scale):
         fused = functools.partial(_fused, causal=causal, scale=scale)
         blocks = functools.partial(_in_blocks, causal=causal, scale=scale)
-        return faster(fused, blocks, *_with_equal_batches(query, key, value), platform="cuda")
+        return faster(fused, blocks, *_with_equal_batches(query, key, value), platform="cuda", batched=True)
     return _in_blocks(query, key, value, mask, random_key, causal=causal, scale=scale, dropout=dropout)
 
 
@@ -220,7 +220,7 @@ def _cudnn_takes(
     length, keys, size = query.shape[-2], key.shape[-2], query.shape[-1]
     scores = math.prod(jnp.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)))) * length * keys
     if not (
-        _on_nvidia()
+        on_nvidia()
         and query.dtype in (jnp.bfloat16, jnp.float16)
         and mask is None  # a query that sees no key would not have 0
         and random_key is None
@@ -230,7 +230,7 @@ def _cudnn_takes(
         and 0.0 < scale < math.inf  # a negative one makes the largest score the smallest
         and min(length, keys) >= FUSED
         and scores > SCORES
-        and all(map(_is_local, (query, key, value)))
+        and is_local(query, key, value)
     ):
         return False
     try:  # JAX has conditions on versions of cuDNN, too
@@ -238,20 +238,6 @@ def _cudnn_takes(
     except (NotImplementedError, RuntimeError, ValueError):
         return False
     return True
-
-
-def _on_nvidia() -> bool:
-    """Whether this is the default: GPUs by NVIDIA, Ampere or later."""
-    if jax.default_backend() != "gpu":
-        return False
-    capabilities = [str(getattr(device, "compute_capability", "")) for device in jax.local_devices()]
-    return all(re.fullmatch(r"\d+\.\d+", capability) and float(capability) >= 8.0 for capability in capabilities)
-
-
-def _is_local(x: jax.Array) -> bool:
-    """Whether it is known to be on one device. Across devices, cuDNN takes no axis but the batch and the heads divided."""
-    kinds = jax.typeof(x).sharding.mesh.axis_types
-    return all(kind == jax.sharding.AxisType.Manual for kind in kinds) if kinds else jax.device_count() == 1
 
 
 def _with_equal_batches(*operands: jax.Array) -> list[jax.Array]:

@@ -1,9 +1,26 @@
-"""What the types of operands say of the devices that they are on."""
+"""What is known of the devices that there are, and what the types of operands say of those that they are on."""
 
 from __future__ import annotations
 
+import re
+
 import jax
 from jax import lax
+
+
+def on_nvidia() -> bool:
+    """Whether this is the default: GPUs by NVIDIA, Ampere or later."""
+    if jax.default_backend() != "gpu":
+        return False
+    capabilities = [str(getattr(device, "compute_capability", "")) for device in jax.local_devices()]
+    return all(re.fullmatch(r"\d+\.\d+", capability) and float(capability) >= 8.0 for capability in capabilities)
+
+
+def is_local(*operands: jax.Array) -> bool:
+    """Whether operands are known to be on one device each: cuDNN takes few of their axes divided, or none."""
+    kinds = [jax.typeof(x).sharding.mesh.axis_types for x in operands]
+    manual = jax.sharding.AxisType.Manual
+    return all(all(kind == manual for kind in each) if each else jax.device_count() == 1 for each in kinds)
 
 
 def is_divided(*operands: jax.Array) -> bool:

@@ -169,7 +169,7 @@ def on_nvidia(monkeypatch):
 
     whole = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
-    monkeypatch.setattr(kernel, "_on_nvidia", lambda: True)
+    monkeypatch.setattr(kernel, "on_nvidia", lambda: True)
     monkeypatch.setattr(kernel, "FUSED", 16)
     monkeypatch.setattr(kernel, "SCORES", 255)
     kernel.attention.clear_cache()
@@ -273,7 +273,7 @@ def test_cudnn_is_for_gpus_of_nvidia_since_ampere(backend, capabilities, expecte
     devices = [type("Device", (), {} if c is None else {"compute_capability": c})() for c in capabilities]
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
-    assert kernel._on_nvidia() is expected
+    assert kernel.on_nvidia() is expected
 
 
 def test_nothing_is_for_cudnn_without_a_gpu():

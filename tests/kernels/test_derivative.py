@@ -53,7 +53,7 @@ fast = with_own_gradient(opaque(fast_value), opaque(fast_gradient))
 
 
 def either(a, b):
-    return faster(fast, plain, a, b, platform="cpu")
+    return faster(fast, plain, a, b, platform="cpu", batched=True)
 
 
 A, B = (jnp.asarray(normal(2, n, 4)) for n in (3, 5))
@@ -103,6 +103,34 @@ def test_all_derivatives_are_those_of_the_plain_way(transformation):
         np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("value", {"fast_value"}),
+        ("gradient", {"fast_value", "fast_gradient"}),
+        ("forward over reverse", {"fast_value", "fast_gradient"}),
+        ("vmap of the first", set()),
+        ("vmap of gradient", set()),
+        ("gradient of vmap", set()),
+    ],
+)
+def test_several_results_of_a_function_that_is_mapped_over_in_the_plain_way(name, names):
+    def several(function):
+        return lambda a, b: {"same": function(a, b), "sums": [b.sum(-1)]}
+
+    def ours(a, b):
+        results = faster(several(fast), several(plain), a, b, platform="cpu", batched=False)
+        return results["same"] + results["sums"][0].sum()
+
+    def theirs(a, b):
+        return plain(a, b) + b.sum()
+
+    for a, b in zip(*(jax.tree.leaves(jax.jit(lambda f=f: TRANSFORMATIONS[name](f))()) for f in (ours, theirs)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+    text = jax.jit(lambda: TRANSFORMATIONS[name](ours)).trace().lower(lowering_platforms=("cpu",)).as_text()
+    assert {call for call in ("fast_value", "fast_gradient") if f"@{call}" in text} == names
+
+
 def test_without_jit_it_is_the_same():
     for ours, theirs in zip(gradient(either)(A, B), gradient(plain)(A, B), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -148,7 +176,7 @@ def test_the_gradient_of_what_all_devices_share_is_summed_under_shard_map():
         second = jax.jvp(jax.grad(forward, (0, 1)), (A, B), TANGENTS)
         return mapped(A, B), second
 
-    ours, theirs = jax.jit(lambda: (run(lambda a, b: faster(visible, plain, a, b, platform="cpu")), run(plain)))()
+    ours, theirs = jax.jit(lambda: (run(lambda a, b: faster(visible, plain, a, b, platform="cpu", batched=True)), run(plain)))()
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
 
@@ -156,5 +184,5 @@ def test_the_gradient_of_what_all_devices_share_is_summed_under_shard_map():
 def test_it_exports_for_each_platform():
     platforms = ["cpu", "cuda", "tpu"]
     for name in platforms:
-        function = jax.grad(lambda a, b, name=name: faster(plain, plain, a, b, platform=name).sum())
+        function = jax.grad(lambda a, b, name=name: faster(plain, plain, a, b, platform=name, batched=True).sum())
         assert list(jax.export.export(jax.jit(function), platforms=platforms)(A, B).platforms) == platforms
