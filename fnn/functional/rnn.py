@@ -138,9 +138,10 @@ def _layers(
     train: bool,
 ) -> tuple[jax.Array, list[jax.Array]]:
     """All layers: the outputs (T, N, ...), and the last states."""
-    if kind is _LSTM and 0.0 <= dropout <= 1.0 and kernel.cudnn_takes(x, states, weights, directions):
+    for_cudnn = kind is _LSTM and running is None and 0.0 <= dropout <= 1.0
+    if for_cudnn and kernel.cudnn_takes(x, states, weights, directions):
         between = functools.partial(drop, p=dropout, training=True) if train and dropout else None
-        return kernel.lstm(_lstm_scans, x, states, weights, running, directions, between)
+        return kernel.lstm(_lstm_scans, x, states, weights, directions, between)
     return _scans(kind, x, states, weights, running, directions, dropout, train)
 
 
@@ -167,7 +168,7 @@ def _scans(
     return x, [jnp.stack(parts) for parts in zip(*last, strict=True)]
 
 
-_lstm_scans = functools.partial(_scans, _LSTM)
+_lstm_scans = functools.partial(_scans, _LSTM, running=None)
 
 
 def _recurrence(kind: _Kind, *arguments: Any) -> tuple[jax.Array, ...]:

@@ -20,6 +20,8 @@ from fnn.kernels import plain
 from fnn.kernels.derivative import faster
 from fnn.kernels.sharding import is_local, on_nvidia, varying_alike
 
+# At most, of steps in time (PyTorch fails for more: https://github.com/pytorch/pytorch/issues/133751) and of sequences.
+STEPS = 65_535
 # At most, of numbers in the input and in the hidden states of all layers and times. JAX counts the bytes of cuDNN's space in
 # 32 bits, and allocates four times as many: at some 6 numbers a state, as the gradient needs, 1.6 GB. Not measured.
 STATES = 1 << 24
@@ -28,11 +30,15 @@ TF32, FLOAT32 = (None, "high", "tensorfloat32"), ("highest", "float32")
 
 _Options = tuple[int, int, int, float, bool, lax.Precision]
 Result = tuple[jax.Array, list[jax.Array]]
-Scan = Callable[[jax.Array, Sequence[jax.Array], Sequence[Any], jax.Array | None, int], Result]
+Way = Callable[..., Result]
 
 
 def cudnn_takes(x: jax.Array, states: Sequence[jax.Array], weights: Sequence[Any], directions: int) -> bool:
-    """Whether cuDNN computes this LSTM, as the scan does; the arguments are those of `lstm`."""
+    """Whether cuDNN computes this LSTM, of sequences of equal length, as the scan does; the arguments are those of `lstm`.
+
+    With unequal lengths it does not: there have been NaN and random numbers (https://github.com/jax-ml/jax/issues/15183,
+    https://github.com/tensorflow/tensorflow/issues/60192).
+    """
     if not on_nvidia() or plain():
         return False
     time, batch, size = x.shape
@@ -41,6 +47,7 @@ def cudnn_takes(x: jax.Array, states: Sequence[jax.Array], weights: Sequence[Any
         x.dtype == jnp.float32  # JAX gives cuDNN no other
         and all(group.hr is None for group in weights)  # nor a projection
         and min(time, batch, size, hidden) > 0
+        and max(time, batch) <= STEPS
         and time * batch * (size + hidden * len(weights)) <= STATES
         and _asked() in TF32 + FLOAT32
         and is_local(*jax.tree.leaves((x, states, weights)))
@@ -48,7 +55,7 @@ def cudnn_takes(x: jax.Array, states: Sequence[jax.Array], weights: Sequence[Any
         return False
     try:  # cuDNN itself is asked for the size of its space
         fused = functools.partial(_fused, directions=directions, precision=_precision())
-        jax.eval_shape(fused, x, states, weights, None)
+        jax.eval_shape(fused, x, states, weights)
     except (AttributeError, NotImplementedError, RuntimeError, ValueError):
         return False
     return True
@@ -63,24 +70,21 @@ def _precision() -> lax.Precision:
 
 
 def lstm(
-    scan: Scan,
+    scan: Way,
     x: jax.Array,
     states: Sequence[jax.Array],
     weights: Sequence[Any],
-    running: jax.Array | None,
     directions: int,
     between: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Result:
     """Layers of LSTM: the outputs (T, N, H · directions), and the last h and c.
 
     Args:
-        scan: the same function by other means, of the arguments that follow but the last; the same object at every call.
+        scan: the same by other means, of the arguments that follow but the last, without dropout; one object for all calls.
         x: (T, N, I).
         states: the initial h and c, (layers · directions, N, H) each.
         weights: of each direction of each layer: `ih`, `hh`, and where there are biases `bias_ih` and `bias_hh`, as torch
             has them.
-        running: (T, N, 1), where a sequence has an element at that time; None where all have. The other outputs are
-            undefined.
         directions: 1 or 2.
         between: what is done to the outputs of all layers but the last; None for nothing. cuDNN's own dropout takes no key.
     """
@@ -90,58 +94,35 @@ def lstm(
         if between and first:
             x = between(x)
         of_call = slice(first, first + each)
-        x, state = _stack(scan, x, [s[of_call] for s in states], weights[of_call], running, directions)
+        x, state = _stack(scan, x, [s[of_call] for s in states], weights[of_call], directions)
         last.append(state)
     return x, [jnp.concatenate(parts) for parts in zip(*last, strict=True)]
 
 
 @functools.partial(jax.jit, static_argnames=("scan", "directions"))
-def _stack(
-    scan: Scan,
-    x: jax.Array,
-    states: Sequence[jax.Array],
-    weights: Sequence[Any],
-    running: jax.Array | None,
-    directions: int,
-) -> Result:
+def _stack(scan: Way, x: jax.Array, states: Sequence[jax.Array], weights: Sequence[Any], directions: int) -> Result:
     """Layers with nothing between them."""
-    # As numbers that have a gradient, because `faster` takes no others: whole ones up to the largest length are exact.
-    lengths = None if running is None else jnp.sum(running[..., 0], 0, dtype=x.dtype)
-    leaves, tree = jax.tree.flatten((x, states, weights, lengths))
-    # Chosen now: the gradient may be asked for where another precision is.
-    fused = functools.partial(_fused, directions=directions, precision=_precision())
+    leaves, tree = jax.tree.flatten((x, states, weights))
 
-    def by_scan(x: jax.Array, states: Sequence[jax.Array], weights: Sequence[Any], lengths: jax.Array | None) -> Result:
-        running = None if lengths is None else (jnp.arange(len(x))[:, None] < lengths)[..., None]
-        return scan(x, states, weights, running, directions)
+    def of_leaves(way: Way, **options: Any) -> Way:
+        return lambda *leaves: way(*jax.tree.unflatten(tree, leaves), directions=directions, **options)
 
-    def of_leaves(function: Callable[..., Result]) -> Callable[..., Result]:
-        return lambda *leaves: function(*jax.tree.unflatten(tree, leaves))
-
-    return faster(of_leaves(fused), of_leaves(by_scan), *leaves, platform="cuda", batched=False)
+    # The precision is chosen now: the gradient may be asked for where it is another.
+    fused = of_leaves(_fused, precision=_precision())
+    return faster(fused, of_leaves(scan), *leaves, platform="cuda", batched=False)
 
 
 @functools.partial(jax.jit, static_argnames=("directions", "precision"))
 def _fused(
-    x: jax.Array,
-    states: Sequence[jax.Array],
-    weights: Sequence[Any],
-    lengths: jax.Array | None,
-    directions: int,
-    precision: lax.Precision,
+    x: jax.Array, states: Sequence[jax.Array], weights: Sequence[Any], directions: int, precision: lax.Precision
 ) -> Result:
     """Layers by cuDNN."""
     time, batch, size = x.shape
     hidden = weights[0].hh.shape[1]
-    whole = jnp.full(batch, time, jnp.int32)
-    if lengths is not None:  # traced batch sizes may be impossible; then cuDNN must not see the lengths
-        whole = jnp.clip(lengths, 1, time).astype(jnp.int32)
     options: _Options = size, hidden, len(weights) // directions, 0.0, directions == 2, precision  # 0.0 is for dropout
-    y, h, c = _cudnn(options, x.swapaxes(0, 1), *states, _packed(weights), whole)
-    y = y.swapaxes(0, 1)
-    if lengths is not None:  # nor must what they select of the outputs be a plausible number
-        y = jnp.where((jnp.arange(time)[:, None] < whole)[..., None], y, jnp.nan)
-    return y, [h, c]
+    lengths = jnp.full(batch, time, jnp.int32)
+    y, h, c = _cudnn(options, x.swapaxes(0, 1), *states, _packed(weights), lengths)
+    return y.swapaxes(0, 1), [h, c]
 
 
 # JAX's operation has outputs that do not vary over the axes of shard_map, whatever its operands do: what is done about that
