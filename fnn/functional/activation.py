@@ -16,6 +16,7 @@ from jax import lax
 from fnn.arrays import held_dtype
 from fnn.eager import compiled, warn
 from fnn.functional.checks import accumulating, array, axis, floating, same_dtype
+from fnn.kernels import activation as elementwise
 from fnn.kernels import softmax as kernels
 from fnn.precision import to_float32, to_lower
 from fnn.random import next_key
@@ -526,7 +527,7 @@ def logsigmoid(input: Any) -> jax.Array:
         >>> logsigmoid(jnp.array([-100.0, 0.0])).round(4).tolist()
         [-100.0, -0.6931]
     """
-    return jax.nn.log_sigmoid(input)
+    return -elementwise.softplus(-input)
 
 
 def _shrunk(x: jax.Array, limit: Any, distance: Any) -> jax.Array:
@@ -637,9 +638,8 @@ def softplus(input: Any, beta: float = 1, threshold: float = 20) -> jax.Array:
         >>> softplus(jnp.array([0.0, 100.0])).round(4).tolist()
         [0.6931, 100.0]
     """
-    linear = input * beta > threshold
-    bent = jnp.log1p(jnp.exp(jnp.where(linear, 0, input * beta))) / beta
-    return jnp.where(linear, input, bent)
+    scaled = input * beta
+    return jnp.where(scaled > threshold, input, elementwise.softplus(scaled) / beta)
 
 
 def _get_softmax_dim(name: str, ndim: int, stacklevel: int) -> int:
@@ -814,7 +814,7 @@ def silu(input: Any, inplace: bool = False) -> jax.Array:
         >>> silu(jnp.array([0.0, 1.0])).round(4).tolist()
         [0.0, 0.7311]
     """
-    return input * lax.logistic(input)
+    return elementwise.silu(input)
 
 
 @_activation()
@@ -836,4 +836,4 @@ def mish(input: Any, inplace: bool = False) -> jax.Array:
         >>> mish(jnp.array([0.0, 1.0])).round(4).tolist()
         [0.0, 0.8651]
     """
-    return input * jnp.tanh(jax.nn.softplus(input))
+    return elementwise.mish(input)

@@ -15,6 +15,7 @@ from jax.scipy.special import xlogy
 from fnn.eager import compiled, warn
 from fnn.functional.checks import accumulating, array, broadcast, checked, floating, promoted, same_dtype
 from fnn.functional.distance import absolute, floored
+from fnn.kernels.activation import softplus
 from fnn.precision import refuse, to_float32
 
 __all__ = [
@@ -360,7 +361,7 @@ def binary_cross_entropy_with_logits(
         raise RuntimeError(f"{name}: expected a floating-point target, got {y.dtype.name}")
     (a, b), _ = promoted(name, input=x, target=y)
     positive = 1 if pos_weight is None else 1 + (fits(name, "pos_weight", pos_weight, x.shape) - 1) * b
-    losses = (1 - b) * a - positive * jax.nn.log_sigmoid(a)
+    losses = (1 - b) * a + positive * softplus(-a, summed=reduction != "none")
     if weight is not None:
         losses = losses * fits(name, "weight", weight, x.shape)
     return reduced(losses, reduction, y.dtype)

@@ -15,6 +15,7 @@ from fnn.eager import compiled
 from fnn.functional.checks import accumulating, array, broadcast, floating, promoted, same_dtype
 from fnn.functional.distance import pairwise_distance
 from fnn.functional.loss import check_classes, fits, no_bool, reduced, reduction_of
+from fnn.kernels.activation import softplus
 from fnn.precision import to_float32
 
 __all__ = [
@@ -147,7 +148,7 @@ def soft_margin_loss(
     if not jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(y.dtype, jnp.complexfloating):
         raise RuntimeError(f"soft_margin_loss: expected floating-point inputs, got {x.dtype.name} and {y.dtype.name}")
     # Not log1p(exp(.)), which overflows.
-    return reduced(jax.nn.softplus(-y * accumulating(x)), reduction, x.dtype)
+    return reduced(softplus(-y * accumulating(x), summed=reduction != "none"), reduction, x.dtype)
 
 
 @compiled
@@ -188,7 +189,7 @@ def multilabel_soft_margin_loss(
     if x.ndim == 0:
         raise IndexError(f"{name}: expected an input with an axis of classes, got a scalar")
     (a, b, *_), dtype = promoted(name, input=x, target=y, **({} if weight is None else {"weight": weight}))
-    losses = -(b * jax.nn.log_sigmoid(a) + (1 - b) * jax.nn.log_sigmoid(-a))
+    losses = b * softplus(-a, summed=True) + (1 - b) * softplus(a, summed=True)
     if weight is not None:
         losses = losses * array(weight, "weight")
     return reduced(losses.sum(x.ndim - 1) / x.shape[-1], reduction, dtype)

@@ -11,6 +11,7 @@ from jax import lax
 
 from fnn.kernels import plain
 from fnn.kernels.fusion import apart
+from fnn.kernels.sharding import is_divided
 
 __all__ = ["log_softmax", "log_sum", "pick", "softmax"]
 
@@ -18,13 +19,25 @@ __all__ = ["log_softmax", "log_sum", "pick", "softmax"]
 @functools.partial(jax.jit, static_argnames="axis")
 def softmax(x: jax.Array, axis: int) -> jax.Array:
     """`exp(x) / Σ exp(x)` along an axis."""
-    return jax.nn.softmax(x, axis=axis) if plain() or not x.size else _softmax(x, axis)
+    if plain() or not x.size:
+        return jax.nn.softmax(x, axis=axis)
+    if is_divided(x):
+        return _softmax(x, axis)
+    # XLA:CPU's sum of a product takes 4 times as long where the first axis has one element: 1x8x128x128 with its gradient
+    # 0.62 ms, 8x128x128 0.24 ms.
+    axis %= x.ndim
+    single = tuple(i for i, size in enumerate(x.shape) if size == 1 and i != axis)
+    y = _softmax(lax.squeeze(x, single), axis - sum(i < axis for i in single))
+    return lax.expand_dims(y, single)
 
 
 @functools.partial(jax.jit, static_argnames="axis")
 def log_softmax(x: jax.Array, axis: int) -> jax.Array:
     """`x − log Σ exp(x)` along an axis."""
-    return jax.nn.log_softmax(x, axis=axis) if plain() or not x.size else _log_softmax(x, axis)
+    if plain() or not x.size:
+        return jax.nn.log_softmax(x, axis=axis)
+    largest, total = _log_sum(x, axis)
+    return (x - largest) - total
 
 
 @functools.partial(jax.jit, static_argnames="axis")
@@ -56,9 +69,12 @@ def _log_sum(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 @_log_sum.defjvp
 def _log_sum_jvp(axis: int, primals: Any, tangents: Any) -> Any:
     (x,), (tangent,) = primals, tangents
-    largest, total = _log_sum(x, axis)
-    moved = (jnp.exp((x - largest) - total) * tangent).sum(axis, keepdims=True)
-    return (largest, total), (jnp.zeros_like(largest), apart(moved))
+    # From the powers, which are kept: computed again, cross entropy of 1024x1000 with its gradient takes 1.5 times as long.
+    largest = apart(jnp.max(x, axis, keepdims=True))
+    powers = jnp.exp(x - largest)
+    total = apart(powers.sum(axis, keepdims=True))
+    moved = (powers * tangent).sum(axis, keepdims=True) * (1 / total)
+    return (largest, apart(jnp.log(total))), (jnp.zeros_like(largest), apart(moved))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -93,16 +109,3 @@ def _powers(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """`exp(x − largest)`, and one over its sum."""
     powers = jnp.exp(x - apart(jnp.max(x, axis, keepdims=True)))
     return powers, 1 / apart(powers.sum(axis, keepdims=True))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _log_softmax(x: jax.Array, axis: int) -> jax.Array:
-    largest, total = _log_sum(x, axis)
-    return (x - largest) - total
-
-
-@_log_softmax.defjvp
-def _log_softmax_jvp(axis: int, primals: Any, tangents: Any) -> Any:
-    (x,), (tangent,) = primals, tangents
-    y = _log_softmax(x, axis)
-    return y, tangent - apart((jnp.exp(y) * tangent).sum(axis, keepdims=True))

@@ -56,6 +56,7 @@ CASES = {
     "group_norm of rows": (lambda x: F.group_norm(x, 2), [random(0, 3, 8)]),
     "instance_norm": affine(lambda x, w, b: F.instance_norm(x, None, None, w, b), 6, X),
     "softmax": (lambda x: F.softmax(x, 1), [X]),
+    "softmax with axes of one element": (lambda x: F.softmax(x, -2), [random(0, 1, 4, 1, 5, 1)]),
     "log_softmax": (lambda x: F.log_softmax(x, -1), [X]),
     "cross_entropy": (lambda x: F.cross_entropy(x, INDEX), [X]),
     "cross_entropy of smooth labels": (
