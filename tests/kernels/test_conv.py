@@ -33,12 +33,16 @@ CASES = {  # the function, x, weight, options: one or more of each algorithm
     "a few large groups": ("conv2d", (2, 32, 6, 6), (32, 16, 3, 3), {"groups": 2, "padding": 1}),
     "many large groups": ("conv2d", (2, 160, 5, 5), (160, 16, 3, 3), {"groups": 10, "padding": 1, "stride": 2}),
     "many large groups, dilated": ("conv2d", (1, 160, 7, 7), (160, 16, 3, 3), {"groups": 10, "dilation": 2}),
-    "minimal filtering": ("conv2d", (2, 32, 30, 27), (32, 32, 3, 3), {"padding": 1}),
-    "minimal filtering of five": ("conv2d", (1, 4, 26, 27), (64, 4, 5, 3), {"padding": (2, 0)}),
+    "minimal filtering": ("conv2d", (2, 32, 30, 29), (32, 32, 3, 3), {"padding": 1}),
+    "minimal filtering in groups": ("conv2d", (2, 32, 24, 23), (32, 16, 3, 3), {"padding": 1, "groups": 2}),
+    "minimal filtering of five": ("conv2d", (1, 4, 46, 29), (64, 4, 5, 3), {"padding": (2, 0)}),
     "minimal filtering over a volume": ("conv3d", (1, 16, 12, 13, 14), (16, 16, 3, 3, 3), {"padding": 1}),
     "stem": ("conv2d", (2, 3, 21, 23), (16, 3, 7, 7), {"padding": 3, "stride": 2}),
     "strided": ("conv2d", (2, 4, 60, 60), (8, 4, 3, 3), {"padding": 1, "stride": 2}),
-    "patches": ("conv2d", (2, 3, 8, 12), (5, 3, 4, 4), {"stride": 4}),
+    "patches": ("conv2d", (2, 3, 64, 72), (5, 3, 4, 4), {"stride": 4}),
+    "patches and columns": ("conv3d", (2, 5, 6, 7, 8), (6, 5, 3, 2, 3), {"stride": (2, 1, 2), "padding": 1}),
+    "few channels": ("conv2d", (2, 3, 10, 11), (16, 3, 3, 3), {"stride": 2, "padding": 1}),
+    "few outputs": ("conv2d", (2, 16, 9, 10), (3, 16, 3, 3), {"padding": (1, 2)}),
     "whole": ("conv2d", (2, 3, 4, 5), (6, 3, 4, 5), {}),
     "stock": ("conv1d", (2, 3, 9), (4, 3, 3), {"dilation": 2}),
     "transposed": ("conv_transpose2d", (2, 8, 5, 6), (8, 4, 4, 4), {"stride": 2, "padding": 1}),
@@ -189,7 +193,9 @@ def test_float64(name):
             _assert_close(got, jax.jit(f)(x, w), 1e-12)
 
 
-@pytest.mark.parametrize("name", ["minimal filtering", "stem", "depthwise", "small groups", "pixels", "patches", "transposed"])
+@pytest.mark.parametrize(
+    "name", ["minimal filtering", "minimal filtering in groups", "stem", "depthwise", "pixels", "few outputs", "transposed"]
+)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite_reach_what_they_reach_in_the_stock_form(name, value):
     x, w = _operands(name)

@@ -22,17 +22,16 @@ def part(batch: int, size: int, limit: int) -> int:
     return max(count for count in range(1, batch + 1) if batch % count == 0 and (count == 1 or count * size <= limit))
 
 
-def mapped(algorithm: Algorithm, count: int, form: Form, x: jax.Array, w: jax.Array) -> jax.Array:
-    """Of a result with the batch, from `count` samples at a time."""
-    if x.shape[0] == count:
-        return algorithm(form, x, w)
-    y = lax.map(lambda few: algorithm(form, few, w), x.reshape(-1, count, *x.shape[1:]))
-    return y.reshape(-1, *y.shape[2:])
+def chunked(which: str, algorithm: Algorithm, count: int, form: Form, a: jax.Array, b: jax.Array) -> jax.Array:
+    """From `count` samples at a time: y or x, which have the batch, or w, which is a sum over it."""
+    operands = [a, b]
+    batched = {"y": [0], "x": [1], "w": [0, 1]}[which]
+    if operands[batched[0]].shape[0] == count:
+        return algorithm(form, a, b)
 
+    def of_few(few: list[jax.Array]) -> jax.Array:
+        parts = dict(enumerate(operands)) | dict(zip(batched, few, strict=True))
+        return algorithm(form, parts[0], parts[1])
 
-def summed(algorithm: Algorithm, count: int, form: Form, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Of a result that is a sum over the batch, from `count` samples at a time."""
-    if x.shape[0] == count:
-        return algorithm(form, x, y)
-    few = x.reshape(-1, count, *x.shape[1:]), y.reshape(-1, count, *y.shape[1:])
-    return lax.map(lambda pair: algorithm(form, *pair), few).sum(0)
+    parts = lax.map(of_few, [operands[i].reshape(-1, count, *operands[i].shape[1:]) for i in batched])
+    return parts.sum(0) if which == "w" else parts.reshape(-1, *parts.shape[2:])

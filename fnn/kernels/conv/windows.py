@@ -35,16 +35,15 @@ def tap(form: Form, x: jax.Array, index: Sequence[int]) -> jax.Array:
     return strided(x, [i * d for i, d in zip(index, form.dilation, strict=True)], form.out, form.stride)
 
 
-def phased(form: Form, x: jax.Array, *, channels_first: bool = False) -> jax.Array:
-    """The places of an input, with padding, by where they are modulo the stride: (*stride, N, C, *places), or C before N."""
+def phased(form: Form, x: jax.Array) -> jax.Array:
+    """The places of an input, with padding, by where they are modulo the stride: (*stride, N, C, *places)."""
     axes = len(form.kernel)
     places = [-(-(s * (out - 1) + span) // s) for out, span, s in zip(form.out, form.span, form.stride, strict=True)]
     parts = zip(form.pads, places, form.stride, form.size, strict=True)
     x = padded(x, [(low, place * s - size - low) for (low, _), place, s, size in parts])
     pairs = [size for pair in zip(places, form.stride, strict=True) for size in pair]
-    batch = (1, 0) if channels_first else (0, 1)
     return x.reshape(*x.shape[:2], *pairs).transpose(
-        [*(3 + 2 * i for i in range(axes)), *batch, *(2 + 2 * i for i in range(axes))]
+        [*(3 + 2 * i for i in range(axes)), 0, 1, *(2 + 2 * i for i in range(axes))]
     )
 
 

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnn.kernels.conv import stock
 from fnn.kernels.conv.chunks import Algorithm
 from fnn.kernels.conv.form import Form
 from fnn.kernels.conv.windows import padded, strided
@@ -65,12 +64,20 @@ def _combined(weights: np.ndarray, parts: Sequence[jax.Array]) -> jax.Array:
 
 
 def output(form: Form, x: jax.Array, w: jax.Array, *, tiles: Tiles) -> jax.Array:
+    if form.groups > 1:
+        one = functools.partial(output, form._replace(groups=1), tiles=tiles)
+        y = jax.vmap(one, (1, 0), 1)(_grouped(form, x, 1), _grouped(form, w, 0))
+        return y.reshape(x.shape[0], -1, *form.out)
     pads = [(low, high + more) for (low, high), more in zip(form.pads, _missing(form, tiles), strict=True)]
     y = _output(padded(x.swapaxes(0, 1), pads), w, tiles)
     return y[(..., *map(slice, form.out))].swapaxes(0, 1)
 
 
 def weight(form: Form, x: jax.Array, y: jax.Array, *, tiles: Tiles) -> jax.Array:
+    if form.groups > 1:
+        one = functools.partial(weight, form._replace(groups=1), tiles=tiles)
+        w = jax.vmap(one, 1)(_grouped(form, x, 1), _grouped(form, y, 1))
+        return w.reshape(-1, *w.shape[2:])
     missing = _missing(form, tiles)
     pads = [(low, high + more) for (low, high), more in zip(form.pads, missing, strict=True)]
     last = jnp.moveaxis(padded(y, [(0, more) for more in missing]), 1, -1)
@@ -78,14 +85,17 @@ def weight(form: Form, x: jax.Array, y: jax.Array, *, tiles: Tiles) -> jax.Array
     return jnp.moveaxis(w, (-1, -2), (0, 1))
 
 
-def guarded(which: str, algorithm: Algorithm, form: Form, a: jax.Array, b: jax.Array) -> jax.Array:
-    """An algorithm of this file for finite operands; the stock one for others: the transforms carry them to neighbours."""
-    usual, other = functools.partial(algorithm, form), functools.partial(stock.OPERATIONS[which], form, dtype=None)
-    return lax.cond(_finite(a) & _finite(b), usual, other, a, b)
+def _grouped(form: Form, z: jax.Array, axis: int) -> jax.Array:
+    return z.reshape(*z.shape[:axis], form.groups, -1, *z.shape[axis + 1 :])
+
+
+def guarded(algorithm: Algorithm, other: Algorithm, form: Form, a: jax.Array, b: jax.Array) -> jax.Array:
+    """An algorithm of this file for finite operands, and another for others: the transforms carry them to neighbours."""
+    return lax.cond(_finite(a) & _finite(b), functools.partial(algorithm, form), functools.partial(other, form), a, b)
 
 
 def _finite(x: jax.Array) -> jax.Array:
-    # By a product, which is a fast sum. A sum of finite numbers may overflow: then the stock operation is slow, not wrong.
+    # By a product, which is a fast sum. A sum of finite numbers may overflow: then the other is slow, not wrong.
     return jnp.isfinite(x.reshape(-1, x.shape[-1]) @ jnp.ones((x.shape[-1],), x.dtype)).all()
 
 
