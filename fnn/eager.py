@@ -20,12 +20,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 
 from fnn import random as _random
 from fnn import scope as _scope
 from fnn.arrays import as_array
-from fnn.scope import Cell, Scope, current, has_token, is_tracer, without_token
+from fnn.scope import Cell, Scope, has_read, has_token, is_tracer, reader, without_token
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -125,7 +124,7 @@ def _role(kind: type) -> int:
 
 def _take(arguments: Any, operands: list[Any], key: list[Any]) -> bool:
     """Adds arguments to the operands and to the key of what they are else; False where a call is not to be compiled."""
-    scope = trace = None
+    read = None
     for value in arguments:
         kind = type(value)
         role = _roles.get(kind)
@@ -137,9 +136,9 @@ def _take(arguments: Any, operands: list[Any], key: list[Any]) -> bool:
         elif role == _ITSELF:
             key.append(value)
         elif role == _CELL:
-            if trace is None:
-                scope, trace = current(), get_opaque_trace_state()
-            held = value.value if scope is None else scope.read(value, trace)
+            if read is None:
+                read = reader()
+            held = read(value)
             if _roles.get(type(held)) != _ARRAY:
                 return False
             operands.append(held)
@@ -265,7 +264,7 @@ class _Form:
         """Runs what draws random numbers."""
         scope, source = _scope.current(), _random.source()
         if scope is not None:
-            scope.draws_inside()
+            scope.depends()
         key, offset = source.operands(draws)
         try:
             if is_tracer(key) or is_tracer(offset):
@@ -313,6 +312,11 @@ def compiled(function: _Function) -> _Function:
                         result = form.run(*operands) if form.draws is None else form.draw(form.draws, operands)
                 else:
                     result = form.run(*operands) if form.draws is None else form.draw(form.draws, operands)
+                if _roles.get(type(result)) == _ARRAY:
+                    return result
+                # Several arrays, or what is traced although no operand is: JAX stages the code around us.
+                if any(isinstance(operand, Cell) for operand in _operands([*args, *options.values()])):
+                    has_read()
                 return form.finish(result, operands, args, options) if type(result) is _Rest else result
             except _Draws:
                 form.draws = 0

@@ -208,7 +208,7 @@ def next_key() -> jax.Array:
     scope = _scope.current()
     if scope is None:
         return _fold(*source().advance())
-    scope.draws_inside()
+    scope.depends()
     key = _fold(*source().advance())
     scope.has_changed()
     return key

@@ -12,6 +12,7 @@ always while staging, and in eager code as soon as staged code reads a cell (see
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 import weakref
@@ -110,9 +111,8 @@ def changed(requires_grad: bool = False) -> int:
     return number
 
 
-def current() -> Scope | None:
-    """The innermost open scope of this thread."""
-    return _current.get()
+# The innermost open scope of this thread. Not a function around it: 30 ns and not 70, and a call of a layer asks ten times.
+current: Callable[[], Scope | None] = _current.get
 
 
 class Restart(BaseException):
@@ -152,6 +152,10 @@ class Cell:
     def _concrete(self) -> Any:
         """The value outside of all scopes."""
         return self._value
+
+    def _own(self) -> Any:
+        """As `_concrete`; quick where the value is there."""
+        return self._concrete() if self._value is None else self._value
 
     @property
     def value(self) -> Any:
@@ -356,11 +360,6 @@ class Scope:
             else:
                 vars(owner)[name] = old
 
-    @property
-    def restarts(self) -> bool:
-        """Whether a module called here must open a scope of its own, so that it can run again with a token."""
-        return self.block and self._token is None
-
     def renew_token(self) -> None:
         """Makes JAX trace functions again that were traced in this scope, since what they saw has changed."""
         if self._token is not None:
@@ -378,8 +377,8 @@ class Scope:
             scope.stale = scope.stale or scope.inner_reads
             scope = scope.outer
 
-    def draws_inside(self) -> None:
-        """Notes that a random number is drawn: a trace that JAX keeps would repeat it."""
+    def depends(self) -> None:
+        """Notes that code here has read a cell or drawn a random number: a trace that JAX keeps would repeat it."""
         scope: Scope | None = self
         while scope is not None:
             scope.enter_inner_trace()
@@ -519,6 +518,30 @@ def before_loss(owner: Any) -> dict[str, Any]:
     """
     lost = _lost.get(owner) if _lost else None
     return {name: old for name, old in lost.items() if old is not _ABSENT} if lost else {}
+
+
+def reader() -> Callable[[Cell], Any]:
+    """What gives the values of cells to an operation of JAX that follows at once.
+
+    Most often no scope has anything to say of any cell, as in an eager call of a module. Then 0.4 µs of 1.7 for a weight and a
+    bias are saved by not asking JAX whether it stages the code. Where it does, the result of the operation is traced: whoever
+    reads calls `has_read` unless it is an array.
+    """
+    innermost = scope = _current.get()
+    if innermost is None:
+        return Cell._own if at_top() else Cell.value.fget  # type: ignore[attr-defined]
+    while scope is not None:
+        if scope.held or scope.written or scope.staged or scope.closed or scope._token or scope.misses is not None:
+            return functools.partial(innermost.read, trace=get_opaque_trace_state())
+        scope = scope.outer
+    return Cell._own
+
+
+def has_read() -> None:
+    """Notes, after the fact, that cells were read in all open scopes."""
+    scope = _current.get()
+    if scope is not None:
+        scope.depends()
 
 
 def read_all(cells: Iterable[Cell]) -> list[Any]:

@@ -97,6 +97,22 @@ def test_parameters_are_read_where_the_call_is():
         assert F.linear(x, linear.weight).item() == 10
 
 
+def test_code_that_jax_stages_in_a_module_sees_new_values_though_no_operand_is_traced():
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 1, bias=False)
+            self.constant = jax.jit(lambda: F.linear(jnp.ones(2), self.linear.weight))
+
+        def forward(self, x):
+            return x + self.constant()
+
+    net = Constant()
+    for value in (1.0, 2.0):
+        net.linear.weight.data = jnp.full((1, 2), value)
+        assert net(jnp.zeros(1)).item() == 2 * value
+
+
 def test_what_is_written_goes_to_the_argument_that_was_given(counted):
     def count(x, cell):
         write(cell, cell.value + x)

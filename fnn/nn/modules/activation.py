@@ -53,12 +53,18 @@ class _Plain(FunctionModule):
     def __init__(self) -> None:
         super().__init__()
 
+    def forward(self, input: Any) -> Any:
+        return self._function(input)
+
 
 class _InPlace(FunctionModule):
-    """What activations without other hyperparameters than inplace share."""
+    """What activations without other hyperparameters than inplace share; it changes nothing."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__(inplace=inplace)
+
+    def forward(self, input: Any) -> Any:
+        return self._function(input)
 
 
 class _Exponential(FunctionModule):

@@ -11,7 +11,7 @@ import numpy as np
 from fnn import functional as F
 from fnn.nn import init
 from fnn.nn.modules.lazy import LazyModuleMixin
-from fnn.nn.modules.module import Module
+from fnn.nn.modules.module import Declared, Module
 from fnn.nn.modules.normalization import Affine
 from fnn.nn.parameter import Buffer
 
@@ -57,6 +57,8 @@ class _NormBase(Affine):
     """What batch and instance normalization share: parameters and running statistics."""
 
     _version = 2
+    running_mean: Any = Declared("_buffers")
+    running_var: Any = Declared("_buffers")
 
     def __init__(
         self,
@@ -119,21 +121,23 @@ class _BatchNorm(_NormBase):
 
     def forward(self, input: Any) -> jax.Array:
         self._check_input_dim(input)
-        tracked = self.training and self.track_running_stats
+        training, running_mean, running_var = self.training, self.running_mean, self.running_var
+        tracked = training and self.track_running_stats
         momentum: Any = 0.0 if self.momentum is None else self.momentum
         counting = tracked and self.num_batches_tracked is not None
         if counting and self.momentum is None:
             momentum = 1.0 / (self.num_batches_tracked.value + 1).astype(jnp.float32)
+        across = {"axis_name": self.axis_name} if training and self.axis_name is not None else {}
         out = F.batch_norm(
             input,
-            self.running_mean if not self.training or tracked else None,
-            self.running_var if not self.training or tracked else None,
+            running_mean if tracked or not training else None,
+            running_var if tracked or not training else None,
             self.weight,
             self.bias,
-            self.training or (self.running_mean is None and self.running_var is None),
+            training or (running_mean is None and running_var is None),
             momentum,
             self.eps,
-            axis_name=self.axis_name if self.training else None,
+            **across,
         )
         if counting:
             self.num_batches_tracked += 1
@@ -141,9 +145,10 @@ class _BatchNorm(_NormBase):
 
 
 def _expect(input: Any, *axes: int) -> None:
-    if np.ndim(input) not in axes:
+    ndim = input.ndim if hasattr(input, "ndim") else np.ndim(input)
+    if ndim not in axes:
         wanted = " or ".join(f"{n}D" for n in axes)
-        raise ValueError(f"expected {wanted} input (got {np.ndim(input)}D input of shape {np.shape(input)})")
+        raise ValueError(f"expected {wanted} input (got {ndim}D input of shape {np.shape(input)})")
 
 
 class BatchNorm1d(_BatchNorm):

@@ -11,7 +11,7 @@ import numpy as np
 from fnn import functional as F
 from fnn.nn import init
 from fnn.nn.modules.lazy import LazyModuleMixin
-from fnn.nn.modules.module import Module
+from fnn.nn.modules.module import Declared, Module
 from fnn.nn.modules.utils import _ntuple
 from fnn.nn.parameter import Parameter
 
@@ -50,6 +50,8 @@ class _ConvNd(Module):
     """What convolutions share: hyperparameters, their checks, and parameters."""
 
     _axes: ClassVar[int]
+    weight: Any = Declared("_parameters")
+    bias: Any = Declared("_parameters")
 
     def __init__(
         self,

@@ -67,6 +67,10 @@ class LazyModuleMixin(Module):
         """Gives every uninitialized parameter and buffer a shape, from the arguments of forward."""
         raise NotImplementedError(f"initialize_parameters is not implemented for {type(self).__name__}")
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any module, once the shapes of its parameters are known."""
+        return self._call_otherwise(args, kwargs)
+
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._waiting:
             return super()._call(args, kwargs)

@@ -11,7 +11,7 @@ import numpy as np
 from fnn.functional import bilinear, linear
 from fnn.nn import init
 from fnn.nn.modules.lazy import LazyModuleMixin
-from fnn.nn.modules.module import Module
+from fnn.nn.modules.module import Declared, Module
 from fnn.nn.parameter import Parameter
 
 __all__ = ["Bilinear", "Identity", "LazyLinear", "Linear"]
@@ -62,6 +62,9 @@ class Linear(Module):
         >>> nn.Linear(20, 30)(jnp.ones((128, 20))).shape
         (128, 30)
     """
+
+    weight: Any = Declared("_parameters")
+    bias: Any = Declared("_parameters")
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
         super().__init__()

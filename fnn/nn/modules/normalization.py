@@ -11,7 +11,7 @@ from fnn import functional as F
 from fnn.functional.normalization import cross_map_lrn2d
 from fnn.nn import init
 from fnn.nn.modules.function import FunctionModule
-from fnn.nn.modules.module import Module
+from fnn.nn.modules.module import Declared, Module
 from fnn.nn.parameter import Parameter
 
 __all__ = ["CrossMapLRN2d", "GroupNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm"]
@@ -21,6 +21,9 @@ _shape_t = int | list[int] | tuple[int, ...]
 
 class Affine(Module):
     """What normalizations share: a weight of ones and a bias of zeros."""
+
+    weight: Any = Declared("_parameters")
+    bias: Any = Declared("_parameters")
 
     def _declare(self, shape: Any, dtype: Any, **wanted: bool) -> None:
         for name, present in wanted.items():

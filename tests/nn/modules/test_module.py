@@ -396,3 +396,23 @@ def test_only_names_of_torch_are_taken():
             return self.cells(x)[0]
 
     assert fnn.jit(Net())(jnp.ones((4, 2))).shape == (4, 3)
+
+
+def test_declared_names_are_no_attributes_of_the_class_and_can_be_overridden():
+    class Doubled(nn.Linear):
+        @property
+        def weight(self):
+            return self._parameters["weight"].value * 2
+
+    linear = nn.Linear(2, 1, bias=False)
+    assert not hasattr(nn.Linear, "weight")
+    linear._parameters["weight"].data = jnp.ones((1, 2))
+    linear.__class__ = Doubled
+    assert linear(jnp.ones(2)).item() == 4
+    linear.__class__ = nn.Linear
+    del linear.weight
+    with pytest.raises(AttributeError, match="'Linear' object has no attribute 'weight'"):
+        _ = linear.weight
+    linear.weight = 2 * jnp.ones((1, 2))
+    assert linear(jnp.ones(2)).item() == 4
+    assert "weight" not in linear.state_dict()
