@@ -33,6 +33,7 @@ from jax import lax
 
 from fnn.kernels import plain
 from fnn.kernels.linear import linear
+from fnn.kernels.sharding import is_divided
 
 # The largest number of slices of an axis. It bounds the time to compile, too.
 TAPS = 16
@@ -273,6 +274,8 @@ def total(x: jax.Array, windows: Windows | AdaptiveWindows) -> jax.Array:
     """The sum of each window."""
     shape = (*x.shape[: x.ndim - len(windows.space)], *windows.shape)
     x, windows = _flat(x, windows)
+    if isinstance(windows, Windows) and _is_product(x, windows):
+        return jnp.matmul(x, jnp.ones((*windows.space, 1), x.dtype), precision=lax.Precision.HIGHEST).reshape(shape)
     axes = None if plain() or 0 in windows.shape else _axes(windows)
     if axes is None:
         if isinstance(windows, Windows):
@@ -280,6 +283,17 @@ def total(x: jax.Array, windows: Windows | AdaptiveWindows) -> jax.Array:
         return _total_of_uneven(x, windows)
     forward, transpose = functools.partial(_total, axes), functools.partial(_spread, axes)
     return (forward(x) if jnp.issubdtype(x.dtype, jnp.integer) else linear(forward, transpose, x)).reshape(shape)
+
+
+def _is_product(x: jax.Array, windows: Windows) -> bool:
+    """Whether a sum is faster as a product with ones: on the CPU, of all of one axis.
+
+    With the gradient, 8x512 windows of 7x7: 0.13 ms; by a reduction 0.18, by reduce_window 0.21. Times over those of
+    reduce_window, by product and by reduction: 64x256x4x4 0.31 and 0.49, 32x2048x7x7 0.75 and 0.66, 8x96x2x2 1.20 and 0.96.
+    """
+    whole = windows.kernel == windows.space and len(windows.space) == 1 and not any(windows.pads)
+    medium = 2**14 <= x.size < 2**20 and jnp.issubdtype(x.dtype, jnp.floating)
+    return whole and medium and jax.default_backend() == "cpu" and not plain() and not is_divided(x)
 
 
 def _total(axes: Sequence[_Axis], x: jax.Array) -> jax.Array:

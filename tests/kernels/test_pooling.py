@@ -166,3 +166,18 @@ def test_pooling_on_four_devices():
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__, "-k", "divided_among"]
     run = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False)
     assert "2 passed" in run.stdout, run.stdout
+
+
+def test_the_mean_of_a_whole_map_keeps_what_is_not_finite_to_its_map():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 128, 7, 7)), jnp.float32)
+    assert x.size >= 2**14
+    x = x.at[0, 1, 2, 3].set(jnp.nan).at[1, 2, 3, 4].set(jnp.inf)
+
+    def both(x):
+        return jax.value_and_grad(lambda x: F.avg_pool2d(x, 7).sum())(x)[1], F.avg_pool2d(x, 7)
+
+    ours = jax.jit(both)(x)
+    with fnn.plain_kernels():
+        theirs = jax.jit(both)(x)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
