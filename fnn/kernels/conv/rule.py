@@ -21,7 +21,7 @@ from fnn.kernels.conv.chunks import Algorithm, chunked, part
 from fnn.kernels.conv.form import Extent, Form
 from fnn.kernels.conv.windows import reverse, reversed_weight
 
-CACHED = 2 << 20  # bytes of an input that an algorithm works on at a time
+CACHED = 2 << 20  # bytes of an input, or of patches, that an algorithm works on at a time
 GATHERED = 32 << 20  # bytes of patches or columns at most: more is asked of the system anew at each call
 TAPS = 64  # elements of a kernel, at most, that a program has a term for
 
@@ -47,8 +47,8 @@ def choose(which: str, form: Form, extent: Extent, dtype: Any) -> Algorithm | No
 def _grouped(which: str, form: Form, extent: Extent) -> Algorithm | None:
     channels, outputs = extent.channels // form.groups, extent.outputs // form.groups
     few, terms = min(channels, outputs), (outputs if which == "x" else channels) * math.prod(form.kernel)
-    least, work = (4, 3_000) if which == "w" else (8, 16_000)
-    if _filtered(form) and form.kernel[:-1] == (3,) and few >= least and few * _places(form, extent) >= work:
+    large = few * _places(form, extent) >= 16_000 or (which == "w" and form.out[-1] >= 28)
+    if _filtered(form) and form.kernel[:-1] == (3,) and few >= (4 if which == "w" else 8) and large:
         # 256 in 32 groups N8 28²: 5, 9, 590, by shifts 1.2, 2.4, 5.2 → 0.8, 1.0, 3.0. 128 in 4 N8 28²: 5, 5, 93 → 1.0, 1.0, 1.2
         return _winograd(which, form, extent, (4,), shifts.weight if which == "w" else products.reversed_output)
     if terms <= 2 * TAPS and (which == "w" or few < 8):
@@ -153,7 +153,7 @@ def _product(which: str, form: Form, extent: Extent) -> Algorithm | None:
         strided = which == "x" and set(form.stride) != {1}
         # 3-D 4 s2 16-32 N2 32³: 228, by columns 6.1 → 2.0
         return functools.partial(phases.input, inner=functools.partial(stock.OPERATIONS["y"], dtype=None)) if strided else None
-    return functools.partial(chunked, which, algorithm, part(extent.batch, sample, GATHERED))
+    return functools.partial(chunked, which, algorithm, part(extent.batch, sample, CACHED))
 
 
 _PRODUCTS: dict[str, Algorithm] = {"y": products.output, "x": products.input, "w": products.weight}
