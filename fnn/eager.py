@@ -29,6 +29,7 @@ from fnn.scope import Cell, Scope, has_read, has_token, is_tracer, reader, witho
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _NUMBERS = 16  # how many values of its floating-point numbers a function is compiled for, all else being equal
+_FORMS = 1024  # of a function that are kept; integers, strings and types of operands make forms, shapes programs of a form
 _LONGEST = 64  # a longer list is data
 
 _ABSENT: Any = object()
@@ -334,6 +335,9 @@ def compiled(function: _Function) -> _Function:
         variants[variant] += 1
         if variants[variant] > _NUMBERS:
             return None
+        if len(forms) >= _FORMS:
+            forms.clear()
+            variants.clear()
         form = forms[signature] = _Form(function, args, options)
         return form
 

@@ -11,6 +11,7 @@ import pytest
 
 import fnn
 import fnn.nn as nn
+from fnn import eager
 from fnn import functional as F
 from fnn.eager import compiled, warn
 from fnn.functional.checks import array, checked, known
@@ -66,6 +67,14 @@ def test_numbers_that_change_at_each_call_are_not_compiled_again_and_again(count
     for i in range(100):
         assert times(jnp.ones(()), i / 7).item() == pytest.approx(i / 7)
     assert sum(isinstance(x, jax.core.Tracer) for x, _ in runs) < 20
+
+
+def test_forms_are_let_go_of_when_there_are_too_many(counted, monkeypatch):
+    monkeypatch.setattr(eager, "_FORMS", 4)
+    take, runs = counted(lambda x, index: x[index])
+    for index in (*range(6), 5, 0):
+        assert take(jnp.arange(6), index).item() == index
+    assert [index for _, index in runs] == [0, 1, 2, 3, 4, 5, 0]
 
 
 def test_traced_operands_leave_nothing_of_it_in_the_program():
