@@ -51,6 +51,8 @@ def standardize(x: jax.Array, mean: Any, var: Any, eps: Any, weight: Any, bias: 
 @functools.partial(jax.jit, static_argnames="axes")
 def normalize_features(x: jax.Array, axes: tuple[int, ...], weight: Any, bias: Any, eps: Any) -> jax.Array:
     """`(x − E[x]) / √(Var[x] + eps) · weight + bias`, of the last axes, which weight and bias have; both may be None."""
+    if all(x.shape[axis] == 1 for axis in axes):
+        x = x - x  # not `x − mean`: the terms of its gradient, 1/√eps times what is left, would be rounded apart
     mean, var = moments(x, axes)
     if weight is None or _is_stock(x) or is_divided(x):
         return standardize(x, mean, var, eps, weight, bias)
