@@ -1,5 +1,7 @@
 """Normalization by moments, with tangents that are linear in few terms, so that gradients take few passes over memory.
 
+Where nothing is differentiated, the stock form is as fast or faster, but for moments of maps and the mean of squares.
+
 A term is an array of the input's size, times what has one number a row or a channel. The arithmetic between moments and
 these numbers (groups, weights, sums over devices) is on small arrays, and differentiated as JAX does.
 """
@@ -38,26 +40,51 @@ def moments(
 @jax.jit
 def standardize(x: jax.Array, mean: Any, var: Any, eps: Any, weight: Any, bias: Any) -> jax.Array:
     """`(x − mean) / √(var + eps) · weight + bias`, for parts that broadcast against x; weight and bias may be None."""
-    if _is_stock(x):
-        y = (x - mean) * lax.rsqrt(var + eps)
-        y = y if weight is None else y * weight
-        return y if bias is None else y + bias
+    return (_stock_standard if _is_stock(x) else _standard)(x, mean, var, eps, weight, bias)
+
+
+def _stock_standard(x: jax.Array, mean: Any, var: Any, eps: Any, weight: Any, bias: Any) -> jax.Array:
+    y = (x - mean) * lax.rsqrt(var + eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def _standard_by_terms(x: jax.Array, mean: Any, var: Any, eps: Any, weight: Any, bias: Any) -> jax.Array:
     scale = lax.rsqrt(var + eps)
     scale = scale if weight is None else scale * weight.astype(x.dtype)
     shift = jnp.zeros((1,) * x.ndim, x.dtype) if bias is None else bias.astype(x.dtype)
     return _scaled(x, mean, scale, shift)
 
 
+_standard = jax.custom_jvp(_stock_standard)
+_standard.defjvp(functools.partial(jax.jvp, _standard_by_terms))
+
+
 @functools.partial(jax.jit, static_argnames="axes")
 def normalize_features(x: jax.Array, axes: tuple[int, ...], weight: Any, bias: Any, eps: Any) -> jax.Array:
     """`(x − E[x]) / √(Var[x] + eps) · weight + bias`, of the last axes, which weight and bias have; both may be None."""
     if all(x.shape[axis] == 1 for axis in axes):
-        x = x - x  # not `x − mean`: the terms of its gradient, 1/√eps times what is left, would be rounded apart
-    mean, var = moments(x, axes)
-    if weight is None or _is_stock(x) or is_divided(x):
-        return standardize(x, mean, var, eps, weight, bias)
-    weight, bias = weight.astype(x.dtype), jnp.zeros_like(weight, x.dtype) if bias is None else bias.astype(x.dtype)
-    return _weighted(x, mean.squeeze(axes), var.squeeze(axes) + eps, weight, bias)
+        x = x - x  # not minus the mean: the terms of its gradient, 1/√eps times what is left, would be rounded apart
+    return (_stock_features if _is_stock(x) else _features)(x, axes, weight, bias, eps)
+
+
+def _stock_features(x: jax.Array, axes: tuple[int, ...], weight: Any, bias: Any, eps: Any) -> jax.Array:
+    return _stock_standard(x, *_stock_moments(x, axes, None, None), eps, weight, bias)
+
+
+_features = jax.custom_jvp(_stock_features, nondiff_argnums=(1,))  # 4096x768, over stock: by terms 1.0, in 16 bits 1.8
+
+
+@_features.defjvp
+def _features_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+    def by_terms(x: jax.Array, weight: Any, bias: Any, eps: Any) -> jax.Array:
+        mean, var = moments(x, axes)
+        if weight is None or is_divided(x):
+            return standardize(x, mean, var, eps, weight, bias)
+        weight, bias = weight.astype(x.dtype), jnp.zeros_like(weight, x.dtype) if bias is None else bias.astype(x.dtype)
+        return _weighted(x, mean.squeeze(axes), var.squeeze(axes) + eps, weight, bias)
+
+    return jax.jvp(by_terms, primals, tangents)
 
 
 @functools.partial(jax.jit, static_argnames="axes")
