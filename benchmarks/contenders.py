@@ -76,7 +76,8 @@ def fnn_form(module: Any, training: bool) -> Form:
 
 def stock_form(case: Case, of_fnn: Form, training: bool) -> Form:
     def function(params: Any, state: Any, *inputs: Any) -> tuple[Any, Any]:
-        return case.stock(params, *inputs, **({"state": state} if state and not training else {})), ()
+        given = {"state": state} if state and not training else {}
+        return case.stock(params, *inputs, **given), given
 
     return Form(function, of_fnn.params, of_fnn.state)
 
