@@ -134,27 +134,13 @@ def _layers(
     weights: Sequence[_Weights],
     running: jax.Array | None,
     directions: int,
-    dropout: float,
-    train: bool,
+    between: Callable[[jax.Array], jax.Array] | None = None,
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """All layers: the outputs (T, N, ...), and the last states."""
-    for_cudnn = kind is _LSTM and running is None and 0.0 <= dropout <= 1.0
-    if for_cudnn and kernel.cudnn_takes(x, states, weights, directions):
-        between = functools.partial(drop, p=dropout, training=True) if train and dropout else None
-        return kernel.lstm(_lstm_scans, x, states, weights, directions, between)
-    return _scans(kind, x, states, weights, running, directions, dropout, train)
+    """All layers: the outputs (T, N, ...), and the last states.
 
-
-def _scans(
-    kind: _Kind,
-    x: jax.Array,
-    states: Sequence[jax.Array],
-    weights: Sequence[_Weights],
-    running: jax.Array | None,
-    directions: int,
-    dropout: float = 0.0,
-    train: bool = False,
-) -> tuple[jax.Array, list[jax.Array]]:
+    Args:
+        between: what is done to the outputs of all layers but the last.
+    """
     last = []
     for first in range(0, len(weights), directions):
         outputs = []
@@ -163,12 +149,12 @@ def _scans(
             outputs.append(hidden)
             last.append(state)
         x = outputs[0] if directions == 1 else jnp.concatenate(outputs, axis=-1)
-        if first + directions < len(weights):
-            x = drop(x, dropout, train)
+        if between and first + directions < len(weights):
+            x = between(x)
     return x, [jnp.stack(parts) for parts in zip(*last, strict=True)]
 
 
-_lstm_scans = functools.partial(_scans, _LSTM, running=None)
+_lstm_layers = functools.partial(_layers, _LSTM, running=None)
 
 
 def _recurrence(kind: _Kind, *arguments: Any) -> tuple[jax.Array, ...]:
@@ -202,7 +188,12 @@ def _recurrence(kind: _Kind, *arguments: Any) -> tuple[jax.Array, ...]:
         padded = pad_packed(x, sizes, batch)
     else:
         padded = jnp.swapaxes(x, 0, 1) if batch_first else x
-    y, last = _layers(kind, accumulating(padded), states, wide, running, directions, dropout, train)
+    padded, between = accumulating(padded), functools.partial(drop, p=dropout, training=train)
+    for_cudnn = kind is _LSTM and running is None and 0.0 <= dropout <= 1.0
+    if for_cudnn and kernel.cudnn_takes(padded, states, wide, directions):
+        y, last = kernel.lstm(_lstm_layers, padded, states, wide, directions, between if train and dropout else None)
+    else:
+        y, last = _layers(kind, padded, states, wide, running, directions, between)
     if sizes is not None:
         y = pack_padded(y, sizes, len(x))
     elif batch_first:

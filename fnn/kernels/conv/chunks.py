@@ -24,14 +24,16 @@ def part(batch: int, size: int, limit: int) -> int:
 
 def chunked(which: str, algorithm: Algorithm, count: int, form: Form, a: jax.Array, b: jax.Array) -> jax.Array:
     """From `count` samples at a time: y or x, which have the batch, or w, which is a sum over it."""
-    operands = [a, b]
-    batched = {"y": [0], "x": [1], "w": [0, 1]}[which]
-    if operands[batched[0]].shape[0] == count:
+    if (b if which == "x" else a).shape[0] == count:
         return algorithm(form, a, b)
 
-    def of_few(few: list[jax.Array]) -> jax.Array:
-        parts = dict(enumerate(operands)) | dict(zip(batched, few, strict=True))
-        return algorithm(form, parts[0], parts[1])
+    def split(z: jax.Array) -> jax.Array:
+        return z.reshape(-1, count, *z.shape[1:])
 
-    parts = lax.map(of_few, [operands[i].reshape(-1, count, *operands[i].shape[1:]) for i in batched])
-    return parts.sum(0) if which == "w" else parts.reshape(-1, *parts.shape[2:])
+    if which == "w":
+        return lax.map(lambda few: algorithm(form, *few), (split(a), split(b))).sum(0)
+    if which == "y":
+        parts = lax.map(lambda few: algorithm(form, few, b), split(a))
+    else:
+        parts = lax.map(lambda few: algorithm(form, a, few), split(b))
+    return parts.reshape(-1, *parts.shape[2:])

@@ -12,7 +12,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.kernels.conv.form import Form
-from fnn.kernels.conv.windows import indices, interleaved, padded, phased, reverse, reversed_weight, strided, taps
+from fnn.kernels.conv.windows import (
+    interleaved,
+    padded,
+    phase_sizes,
+    phase_taps,
+    phased,
+    reverse,
+    reversed_weight,
+    strided,
+    taps,
+)
 
 
 def output(form: Form, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -41,17 +51,12 @@ def input(form: Form, w: jax.Array, y: jax.Array) -> jax.Array:
     if math.prod(form.kernel) > 1:
         columns = lax.optimization_barrier(columns)
     columns = columns.reshape(batch, groups, *form.kernel, channels, *form.out)
-    # In a phase, place stride * u + phase of the padded input gets, of tap k, what is at u - (k * dilation - phase) / stride.
-    counts = [-(-(size + max(low, 0)) // step) for size, (low, _), step in zip(form.size, form.pads, form.stride, strict=True)]
-    phases = []
-    for phase in indices(form.stride):
+    counts, phases = phase_sizes(form), []
+    for taps_of_phase in phase_taps(form):
         total = jnp.zeros((batch, groups, channels, *counts), y.dtype)
-        for index in indices(form.kernel):
-            ahead = [k * d - r for k, d, r in zip(index, form.dilation, phase, strict=True)]
-            if not any(a % step for a, step in zip(ahead, form.stride, strict=True)):
-                starts = [a // step for a, step in zip(ahead, form.stride, strict=True)]
-                pads = [(start, count - out - start) for start, count, out in zip(starts, counts, form.out, strict=True)]
-                total = total + padded(columns[(slice(None), slice(None), *index)], pads)
+        for index, starts in taps_of_phase:
+            pads = [(start, count - out - start) for start, count, out in zip(starts, counts, form.out, strict=True)]
+            total = total + padded(columns[(slice(None), slice(None), *index)], pads)
         phases.append(total.reshape(batch, groups * channels, *counts))
     return interleaved(form, jnp.stack(phases))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnn.kernels.conv.form import Form
-from fnn.kernels.conv.windows import indices, interleaved, padded, phased, strided, tap, taps
+from fnn.kernels.conv.windows import indices, interleaved, padded, phase_sizes, phase_taps, phased, strided, tap, taps
 
 LOOPED = 16  # elements of a kernel, at most, that a program of the weight's derivative has each for itself
 
@@ -34,20 +34,16 @@ def input(form: Form, w: jax.Array, y: jax.Array) -> jax.Array:
     batch, outputs, groups = y.shape[0], w.shape[0], form.groups
     channels, axes = w.shape[1], len(form.kernel)
     weights = w.reshape(groups, outputs // groups, channels, *form.kernel)
-    # In a phase, place stride * u + phase of the padded input, tap k meets y at u - (k * dilation - phase) / stride.
-    counts = [-(-(size + max(low, 0)) // step) for size, (low, _), step in zip(form.size, form.pads, form.stride, strict=True)]
+    counts = phase_sizes(form)
     before = [(span - 1) // step for span, step in zip(form.span, form.stride, strict=True)]
     after = [max(0, count - out) for count, out in zip(counts, form.out, strict=True)]
     y = lax.optimization_barrier(padded(y, list(zip(before, after, strict=True))))
     y = y.reshape(batch, groups, outputs // groups, 1, *y.shape[2:])
     phases = []
-    for phase in indices(form.stride):
+    for taps_of_phase in phase_taps(form):
         total = None
-        for index in indices(form.kernel):
-            ahead = [k * d - r for k, d, r in zip(index, form.dilation, phase, strict=True)]
-            if any(a % step for a, step in zip(ahead, form.stride, strict=True)):
-                continue
-            starts = [b - a // step for b, a, step in zip(before, ahead, form.stride, strict=True)]
+        for index, behind in taps_of_phase:
+            starts = [b - far for b, far in zip(before, behind, strict=True)]
             part = strided(y, starts, counts, (1,) * axes)
             for out in range(outputs // groups):
                 weight = weights[(slice(None), out, slice(None), *index)]

@@ -58,6 +58,26 @@ def taps(form: Form, phases: jax.Array) -> list[jax.Array]:
     return met
 
 
+def phase_sizes(form: Form) -> list[int]:
+    """How many places of the padded input a phase has, that is those alike modulo the stride."""
+    parts = zip(form.size, form.pads, form.stride, strict=True)
+    return [-(-(size + max(low, 0)) // step) for size, (low, _), step in parts]
+
+
+def phase_taps(form: Form) -> Iterator[list[tuple[tuple[int, ...], list[int]]]]:
+    """For each phase of the padded input, the elements of the kernel that meet it, and how far behind the output is.
+
+    Place stride · u + phase meets, by element k, the output at u − (k · dilation − phase) / stride.
+    """
+    for phase in indices(form.stride):
+        met = []
+        for index in indices(form.kernel):
+            ahead = [k * d - r for k, d, r in zip(index, form.dilation, phase, strict=True)]
+            if not any(a % step for a, step in zip(ahead, form.stride, strict=True)):
+                met.append((index, [a // step for a, step in zip(ahead, form.stride, strict=True)]))
+        yield met
+
+
 def interleaved(form: Form, phases: jax.Array) -> jax.Array:
     """An input (N, C, *size), without padding, of its places modulo the stride, with padding: (prod(stride), N, C, *counts)."""
     _, batch, channels, *counts = phases.shape

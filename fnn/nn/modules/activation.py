@@ -47,24 +47,25 @@ __all__ = [
 ]
 
 
-class _Plain(FunctionModule):
+class _OfInput(FunctionModule):
+    """What activations that depend on nothing but the input share: hyperparameters need not be looked up."""
+
+    def forward(self, input: Any) -> Any:
+        return self._function(input)
+
+
+class _Plain(_OfInput):
     """What activations without hyperparameters share."""
 
     def __init__(self) -> None:
         super().__init__()
 
-    def forward(self, input: Any) -> Any:
-        return self._function(input)
 
-
-class _InPlace(FunctionModule):
+class _InPlace(_OfInput):
     """What activations without other hyperparameters than inplace share; it changes nothing."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__(inplace=inplace)
-
-    def forward(self, input: Any) -> Any:
-        return self._function(input)
 
 
 class _Exponential(FunctionModule):

@@ -127,7 +127,6 @@ class _BatchNorm(_NormBase):
         counting = tracked and self.num_batches_tracked is not None
         if counting and self.momentum is None:
             momentum = 1.0 / (self.num_batches_tracked.value + 1).astype(jnp.float32)
-        across = {"axis_name": self.axis_name} if training and self.axis_name is not None else {}
         out = F.batch_norm(
             input,
             running_mean if tracked or not training else None,
@@ -137,7 +136,7 @@ class _BatchNorm(_NormBase):
             training or (running_mean is None and running_var is None),
             momentum,
             self.eps,
-            **across,
+            axis_name=self.axis_name if training else None,
         )
         if counting:
             self.num_batches_tracked += 1
@@ -145,10 +144,9 @@ class _BatchNorm(_NormBase):
 
 
 def _expect(input: Any, *axes: int) -> None:
-    ndim = input.ndim if hasattr(input, "ndim") else np.ndim(input)
-    if ndim not in axes:
+    if np.ndim(input) not in axes:
         wanted = " or ".join(f"{n}D" for n in axes)
-        raise ValueError(f"expected {wanted} input (got {ndim}D input of shape {np.shape(input)})")
+        raise ValueError(f"expected {wanted} input (got {np.ndim(input)}D input of shape {np.shape(input)})")
 
 
 class BatchNorm1d(_BatchNorm):
