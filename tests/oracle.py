@@ -20,17 +20,16 @@ from fnn.tree import unnest
 torch = pytest.importorskip("torch")
 
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
-_random = np.random.default_rng(0)
 
 
 def normal(*shape: int, dtype: Any = np.float32) -> np.ndarray:
     """Normally distributed numbers, of any dtype that JAX has."""
-    return np.asarray(_random.standard_normal(shape, dtype=np.float32)).astype(jnp.dtype(dtype))
+    return np.asarray(np.random.standard_normal(shape), np.float32).astype(jnp.dtype(dtype))
 
 
 def integers(high: int, *shape: int) -> np.ndarray:
     """Whole numbers from 0 to high - 1."""
-    return np.asarray(_random.integers(0, high, shape))
+    return np.asarray(np.random.randint(0, high, shape))
 
 
 def tensor(array: Any) -> Any:

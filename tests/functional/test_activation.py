@@ -138,7 +138,7 @@ def test_gelu(approximate):
     assert_agree(F.gelu, torch.nn.functional.gelu, x, approximate=approximate)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, 3), max_size=4), st.integers(0, 3), st.sampled_from([*ALONG, "prelu"]), st.booleans())
 def test_shapes_and_axes(sizes, place, name, from_behind):
     shape = [2 * size for size in sizes] if name == "glu" else sizes

@@ -129,7 +129,7 @@ def test_takes_empty_axes(empty, is_causal):
           is_causal=is_causal)  # fmt: skip
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.data())
 def test_any_sizes(data):
     leading = data.draw(st.lists(st.integers(1, 3), max_size=3))

@@ -133,7 +133,7 @@ def convolutions(draw):
     return n, shape, options | ({"output_padding": numbers(0, 2)} if transposed else {})
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(convolutions())
 def test_any_configuration_agrees_or_is_refused(configuration):
     n, shape, options = configuration

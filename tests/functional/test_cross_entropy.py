@@ -54,7 +54,7 @@ def test_nothing(name, shape):
         assert_close(getattr(F, name)(*operands, reduction=reduction), expected)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(0, 2), st.integers(1, 2)),
     st.integers(1, 4),

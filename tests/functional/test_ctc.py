@@ -101,7 +101,7 @@ def test_16_bits():
     np.testing.assert_allclose(np.float32(loss), F.ctc_loss(x.astype(np.float32), PADDED, (6, 5), (2, 3)), rtol=1e-2)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.data())
 def test_any_lengths(data):
     batch, most = 3, 4

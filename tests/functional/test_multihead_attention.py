@@ -163,7 +163,8 @@ def test_dropout_keeps_the_mean(need_weights, training):
     with fnn.rng(0):
         out, given = call(F, jnp.asarray, jnp.asarray(x), jnp.asarray(x), jnp.asarray(x), weights, **options)
     expected, _ = call(F, jnp.asarray, jnp.asarray(x), jnp.asarray(x), jnp.asarray(x), weights)
-    np.testing.assert_allclose(out.mean(1), expected.mean(1), atol=0.2 if training else 1e-5)
+    error = 6 * np.std(out, axis=1).max() / np.sqrt(out.shape[1])  # of a mean of that many, six standard ones
+    np.testing.assert_allclose(out.mean(1), expected.mean(1), atol=error if training else 1e-5)
     assert (np.ptp(out, axis=1).max() > 1) == training
     if need_weights:
         assert sorted(set(np.unique(given))) == ([0.0, 1.0, 2.0] if training else [1.0])
@@ -261,7 +262,7 @@ def cases(draw):
     return [normal(*shape) for shape in shapes], weights, options
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(cases())
 @pytest.mark.filterwarnings("ignore:Support for mismatched")
 def test_any_configuration_agrees(case):

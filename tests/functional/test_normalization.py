@@ -73,7 +73,7 @@ def test_rms_norm_takes_complex_numbers():
     np.testing.assert_allclose(F.rms_norm(jnp.asarray(x), (5,)), expected.numpy(), rtol=1e-5)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.data())
 def test_group_norm(data):
     groups, each, batch = (data.draw(st.integers(1, 3)) for _ in range(3))
@@ -88,7 +88,7 @@ def test_group_norm_takes_a_bias_alone():
     check("group_norm", normal(2, 4, 3), 2, None, normal(4), fixed=(0, 3))  # torch has no gradient of it
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.data())
 def test_local_response_norm(data):
     shape = data.draw(st.lists(st.integers(1, 5), min_size=3, max_size=5))

@@ -108,7 +108,7 @@ def test_refuses_dtypes(dtype, mode, value, words):
     assert_refused(lambda nn, array: nn.functional.pad(array(x), (1, 1), mode, value), *words)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.data())
 def test_any_pad(data):
     mode = data.draw(st.sampled_from(["constant", "reflect", "replicate", "circular"]))

@@ -172,7 +172,7 @@ def test_max_norm_of_bags_changes_the_table(mode):
     assert_close(ours.value, theirs)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(
     st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=4),
     st.sampled_from(MODES),

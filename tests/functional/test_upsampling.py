@@ -111,7 +111,7 @@ def test_the_derivative_is_that_of_the_value(mode, factor):
     np.testing.assert_allclose(forward, columns.T, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_any_size(data):
     mode, n = data.draw(st.sampled_from(MODES))

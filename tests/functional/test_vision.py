@@ -104,7 +104,7 @@ def test_vmap():
         np.testing.assert_allclose(mapped[i], F.grid_sample(x[i], grid[i], align_corners=False), rtol=1e-6)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.data())
 def test_any_grid(data):
     mode, n = data.draw(st.sampled_from(MODES))

@@ -118,7 +118,7 @@ def test_vmap_of_values_and_of_gradients_in_each_operand(name, mapped):
 _sizes = st.integers(1, 3)
 
 
-@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(
     st.tuples(_sizes, _sizes),
     st.tuples(_sizes, _sizes),

@@ -119,7 +119,7 @@ def test_is_exported_for_every_platform_with_its_gradient(case):
     assert_close(exported.call(*operands), jax.jit(both)(*operands))
 
 
-@hypothesis.settings(max_examples=6, deadline=None)
+@hypothesis.settings(max_examples=6)
 @hypothesis.given(
     shape=st.tuples(st.integers(1, 40), st.sampled_from([2, 3, 16, 33, 129])),
     mean=st.sampled_from([0.0, 30.0]),

@@ -40,7 +40,7 @@ def operand(name):
     return jnp.asarray(normal(3, 2, 40) if name == "mean of many" else X)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.data())
 def test_windows_of_any_size_are_as_the_stock_ones(data):
     n = data.draw(st.integers(1, 3))

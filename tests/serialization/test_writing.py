@@ -126,7 +126,7 @@ def test_what_is_not_an_array_of_torch_is_copied(path):
     assert read[2].untyped_storage().nbytes() == 4
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_any_views_of_any_arrays(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("views") / "file.pt"

@@ -159,7 +159,7 @@ def test_in_a_training_step(wrap):
     np.testing.assert_allclose(utils.get_total_norm([p.grad for p in net.parameters()]), 0.1, rtol=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.lists(st.floats(-10, 10, width=32), min_size=2, max_size=3), max_size=2), st.floats(0.1, 20))
 def test_any_gradients(values, limit):
     arrays = [np.array(value, np.float32) for value in values]

@@ -304,7 +304,7 @@ def test_mistakes_are_those_of_torch(mistake):
     assert_refused(mistake)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.sampled_from([1, 3]), st.integers(-3, 3))
 def test_exponentials(size, magnitude):
     x = normal(size, size) * 10.0**magnitude

@@ -94,7 +94,7 @@ def test_sequences_of_calls_as_in_torch(name, ties):
     assert_same(*layers)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values=st.lists(st.sampled_from([0.0, -0.0, 1.0, 2.0, np.inf, np.nan]), min_size=1, max_size=150), share=st.floats(0, 1))
 def test_ties_are_broken_as_in_torch(values, share):
     values = np.array(values, np.float32)

@@ -40,7 +40,7 @@ def test_is_reached_as_in_torch():
     assert set(theirs.__all__) == set(ours.__all__)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(
     st.lists(st.integers(1, 6), min_size=1, max_size=5),
     st.booleans(),
