@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -70,6 +70,7 @@ class _Trace:
 
 class _Now(threading.local):
     trace: _Trace | None = None
+    operands: Sequence[Any] = ()  # of the call that runs, whose trace this is
 
 
 _now = _Now()
@@ -99,6 +100,7 @@ def check_later(value: Any, check: Callable[[np.ndarray], None]) -> None:
         if place is None:
             raise _Refused
         trace.checks.append((place, check))
+        check(np.asarray(_now.operands[place]))  # of this call already now, before anything is compiled
 
 
 def _role(kind: type) -> int:
@@ -307,6 +309,7 @@ def compiled(function: _Function) -> _Function:
         if form is _ABSENT:
             form = new(signature, args, options) if operands else None
         while form is not None:
+            outer, _now.operands = _now.operands, operands
             try:
                 if has_token():
                     with without_token():
@@ -325,6 +328,8 @@ def compiled(function: _Function) -> _Function:
                 form = None
             except Exception:
                 break
+            finally:
+                _now.operands = outer
         out = function(*args, **options)  # what is wrong raises here, as it does without us
         if form is not None:
             forms[signature] = None

@@ -203,6 +203,16 @@ def test_values_are_checked_at_each_call(counted):
         F.embedding(jnp.array([0, 2]), table[:2])
 
 
+def test_wrong_values_are_refused_before_anything_is_compiled(caplog):
+    wrong, right, table = jnp.array([0, 11, 4]), jnp.array([0, 10, 4]), jnp.ones((11, 13))
+    with jax.log_compiles():
+        with pytest.raises(IndexError, match="from 0 to 11 for 11 rows"):
+            F.embedding(wrong, table)
+        assert "compilation" not in caplog.text
+        F.embedding(right, table)
+        assert "compilation" in caplog.text
+
+
 def test_a_function_that_looks_at_values_is_called_as_it_is(counted):
     def first(x):
         values = known(x)

@@ -44,7 +44,7 @@ def main() -> int:
         "--measure", choices=INTRODUCTION, default="samples", help="every sample, or one an entry in other ways"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="how many processes")
-    parser.add_argument("--limit", type=float, default=60, help="seconds a case")
+    parser.add_argument("--limit", type=float, default=120, help="seconds a case")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="the folder of results")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results of these entries")
     parser.add_argument("--report", type=Path, help="write the table to this file")
