@@ -35,7 +35,8 @@ CASES = {  # the function, x, weight, options: one or more of each algorithm
     "many large groups, dilated": ("conv2d", (1, 160, 7, 7), (160, 16, 3, 3), {"groups": 10, "dilation": 2}),
     "minimal filtering": ("conv2d", (2, 32, 30, 29), (32, 32, 3, 3), {"padding": 1}),
     "minimal filtering in groups": ("conv2d", (2, 32, 24, 23), (32, 16, 3, 3), {"padding": 1, "groups": 2}),
-    "minimal filtering of five": ("conv2d", (1, 4, 46, 29), (64, 4, 5, 3), {"padding": (2, 0)}),
+    "minimal filtering of five": ("conv2d", (2, 32, 42, 40), (32, 32, 5, 3), {"padding": (2, 0)}),
+    "minimal filtering of seven": ("conv2d", (2, 3, 40, 44), (64, 3, 7, 7), {"padding": 3}),
     "minimal filtering over a volume": ("conv3d", (1, 16, 12, 13, 14), (16, 16, 3, 3, 3), {"padding": 1}),
     "stem": ("conv2d", (2, 3, 21, 23), (16, 3, 7, 7), {"padding": 3, "stride": 2}),
     "strided": ("conv2d", (2, 4, 60, 60), (8, 4, 3, 3), {"padding": 1, "stride": 2}),
@@ -149,7 +150,10 @@ def test_random_forms_agree_with_torch(kernel, stride, dilation, padding, more, 
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * max(1.0, float(b.abs().max())) if b.numel() else 0)
 
 
-@pytest.mark.parametrize("name", ["minimal filtering", "minimal filtering of five", "minimal filtering over a volume", "stem"])
+@pytest.mark.parametrize(
+    "name",
+    ["minimal filtering", "minimal filtering of five", "minimal filtering of seven", "minimal filtering over a volume", "stem"],
+)
 def test_minimal_filtering_is_exact_to_its_documented_bound(name):
     x, w = _operands(name)
     f = _convolve(name)

@@ -103,20 +103,29 @@ def _dense(which: str, form: Form, extent: Extent) -> Algorithm | None:
 
 def _filtered(form: Form) -> bool:
     """Whether minimal filtering computes it."""
-    return {*form.stride, *form.dilation} == {1} and form.kernel[:-1] in ((3,), (5,), (3, 3)) and form.kernel[-1] <= 7
+    return {*form.stride, *form.dilation} == {1} and form.kernel[:-1] in ((3,), (5,), (7,), (3, 3)) and form.kernel[-1] <= 7
 
 
 def _dense_winograd(which: str, form: Form, extent: Extent, into: int, out: int) -> Algorithm | None:
     first, solid, places = form.kernel[0], len(form.kernel) == 3, _places(form, extent)
+    few = min(into, out)
+    if first > 3:
+        # 5x5 64 N8 28²: 2.3, 2.3, 2.2 → 0.9, 1.3, 1.2. 32-64 N32 14²: 2.4, 2.5, 2.2 → 1.5, 1.9, 1.2
+        # 7x7 64 N4 28²: 2.4, 2.4, 2.4 → 1.5, 1.5, 1.3. 128 N16 17², over stock: 1.2
+        if few < (32 if which == "w" or form.out[-1] < 28 else 3) or places < (1200 if first == 5 and which != "w" else 3000):
+            return None
+        if out < (32 if first == 5 else 64) or (first == 7 and max(into, out) > 64):
+            return None
+        return _winograd(which, form, extent, (4 if first == 5 else 2,))
     if which == "w":
         # 64 N8 56²: 1.9 → 0.9. 128 N8 28²: 1.9 → 0.8. 64 N1 56²: 1.7 → 1.1. 3-D 16-32 N2 32³: 6.0 → 1.9
-        if min(into, out) < (8 if solid else 32) or places < 1500 or first > 3:
+        if few < (8 if solid else 32) or places < 1500:
             return None
         return _winograd(which, form, extent, (1, 4) if solid else (4,))
     # 64 N8 56²: 2.4 → 0.9. 128 N8 28²: 1.3 → 0.8. 3-32 N8 32²: 2.4 → 1.0. 3-D 16-32 N2 32³: 2.5 → 1.0
-    if out < (16 if first == 3 else 64) or into < 3 or places < (512 if min(into, out) >= 64 else 1200):
+    if out < 16 or into < 3 or places < (512 if few >= 64 else 1200):
         return None
-    if not solid and form.out[-1] < 28 and min(into, out) < 40:
+    if not solid and form.out[-1] < 28 and few < 40:
         return None  # 16 N8 14², over stock: 1.3. 24-40 N3 19²: 1.1, 1.2
     return _winograd(which, form, extent, (2, 4) if solid else (4,))
 
