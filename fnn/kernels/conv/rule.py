@@ -107,16 +107,17 @@ def _filtered(form: Form) -> bool:
 
 
 def _dense_winograd(which: str, form: Form, extent: Extent, into: int, out: int) -> Algorithm | None:
-    first, solid, places = form.kernel[0], len(form.kernel) == 3, _places(form, extent)
-    few = min(into, out)
+    first, solid, places, few = form.kernel[0], len(form.kernel) == 3, _places(form, extent), min(into, out)
     if first > 3:
-        # 5x5 64 N8 28²: 2.3, 2.3, 2.2 → 0.9, 1.3, 1.2. 32-64 N32 14²: 2.4, 2.5, 2.2 → 1.5, 1.9, 1.2
-        # 7x7 64 N4 28²: 2.4, 2.4, 2.4 → 1.5, 1.5, 1.3. Over stock: 7x7 128 N16 17² 1.2, 5x1 32 N4 56² 1.06
-        if few < (32 if which == "w" or form.out[-1] < 28 else 3) or places < (1200 if first == 5 and which != "w" else 3000):
-            return None
-        if out < (32 if first == 5 and form.kernel[-1] > 1 else 64) or (first == 7 and max(into, out) > 64):
-            return None
-        return _winograd(which, form, extent, (4 if first == 5 else 2,))
+        if first == 5:
+            # 64 N8 28²: 2.3, 2.3, 2.2 → 0.9, 1.3, 1.2. 32-64 N32 14²: 2.4, 2.5, 2.2 → 1.5, 1.9, 1.2
+            # 5x1 32 N4 56², over stock: 1.06
+            faster = out >= (32 if form.kernel[-1] > 1 else 64) and places >= (3000 if which == "w" else 1200)
+        else:
+            # 7x7 64 N4 28²: 2.4, 2.4, 2.4 → 1.5, 1.5, 1.3. 32 N8 28², over stock: 0.9. 128 N16 17²: 1.2
+            faster = out == 64 and into <= 64 and places >= 3000
+        faster &= few >= (32 if which == "w" or form.out[-1] < 28 else 3)
+        return _winograd(which, form, extent, (4 if first == 5 else 2,)) if faster else None
     if which == "w":
         # 64 N8 56²: 1.9 → 0.9. 128 N8 28²: 1.9 → 0.8. 64 N1 56²: 1.7 → 1.1. 3-D 16-32 N2 32³: 6.0 → 1.9
         if few < (8 if solid else 32) or places < 1500:
